@@ -1,0 +1,1 @@
+"""lichtstrom: an event stream for X-ray and neutron detectors."""

@@ -1,0 +1,1 @@
+"""Sinks: streams written elsewhere."""

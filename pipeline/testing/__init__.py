@@ -1,0 +1,1 @@
+"""What tests of lichtstrom and of its plugins share."""

@@ -1,0 +1,154 @@
+"""Attributes of many frames as packed columns, and back.
+
+An int64, float64 or text value of the same kind in every frame becomes a column; what is mixed,
+nested, boolean or null goes into one JSON object per frame.  A column costs a fraction of a
+microsecond a frame to write and to read, and a filter over it is one numpy expression.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import InvalidFrameError, WireError
+from pipeline.frame import INT64_MAX, MAX_ATTRIBUTES_NBYTES, AttributeValue
+from pipeline.records import Column, ColumnKind
+
+_KINDS: Mapping[type, ColumnKind] = {int: "int64", float: "float64", str: "text"}
+
+
+def check_attributes(attributes: Mapping[str, AttributeValue]) -> Mapping[str, AttributeValue]:
+    """Return ``attributes`` with numpy scalars turned into Python's; all names and values fit.
+
+    Raises
+    ------
+    InvalidFrameError
+        A name that is not text, a value that JSON cannot hold, or more than 64 KiB in all.
+    """
+    checked = {name: _check_value(name, value) for name, value in attributes.items()}
+    nbytes = sum(len(name) + _value_nbytes(value) for name, value in checked.items())
+    if nbytes > MAX_ATTRIBUTES_NBYTES:
+        raise InvalidFrameError(
+            "attributes",
+            f"{nbytes} bytes, at most {MAX_ATTRIBUTES_NBYTES}: use out.attach() or a second stream"
+            " for large values",
+        )
+    return checked
+
+
+def _check_value(name: object, value: object) -> AttributeValue:
+    if not isinstance(name, str) or not name or len(name) > 200:
+        raise InvalidFrameError("attributes", f"{name!r} is not a name of 1 to 200 characters")
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > INT64_MAX:
+        raise InvalidFrameError("attributes", f"{name}: {value} does not fit 64 bits")
+    if type(value) in (int, float, bool, type(None)):
+        return value  # type: ignore[return-value]  # one of the four just tested
+    try:
+        if isinstance(value, str):
+            value.encode()
+            return str(value)
+        return json.loads(json.dumps(value))  # type: ignore[no-any-return]  # JSON by definition
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidFrameError("attributes", f"{name}: {value!r:.60} is not JSON") from error
+
+
+def _value_nbytes(value: AttributeValue) -> int:
+    if isinstance(value, (int, float)) or value is None:
+        return 8
+    return len(value) if isinstance(value, str) else len(json.dumps(value))
+
+
+def pack(rows: Sequence[Mapping[str, AttributeValue]]) -> tuple[tuple[Column, ...], list[str]]:
+    """Return (columns, JSON text per frame) of the attributes of consecutive frames."""
+    if not any(rows):
+        return (), []
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = []
+    for name in names:
+        kinds = {type(row[name]) for row in rows if name in row}
+        kind = _KINDS.get(kinds.pop()) if len(kinds) == 1 else None
+        if kind is not None:
+            columns.append(_pack_column(name, kind, rows))
+    packed = {column.name for column in columns}
+    rest = [{k: v for k, v in row.items() if k not in packed} for row in rows]
+    if not any(rest):
+        return tuple(columns), []
+    return tuple(columns), [json.dumps(row) if row else "" for row in rest]
+
+
+def _pack_column(
+    name: str, kind: ColumnKind, rows: Sequence[Mapping[str, AttributeValue]]
+) -> Column:
+    empty: Any = "" if kind == "text" else 0
+    values: Any = [row.get(name, empty) for row in rows]
+    present = np.array([name in row for row in rows], dtype=np.bool_)
+    return Column(
+        name=name,
+        kind=kind,
+        values=tuple(values) if kind == "text" else np.array(values, dtype=kind),
+        present=None if present.all() else present,
+    )
+
+
+def unpack_row(columns: Sequence[Column], extra: Sequence[str], row: int) -> dict[str, Any]:
+    """Return the attributes of frame ``row`` of a segment as a dictionary of Python values."""
+    found: dict[str, Any] = {}
+    for column in columns:
+        if column.present is None or column.present[row]:
+            value = column.values[row]
+            found[column.name] = value if isinstance(value, str) else value.item()
+    if extra and extra[row]:
+        found.update(json.loads(extra[row]))
+    return found
+
+
+def column_to_wire(column: Column) -> dict[str, object]:
+    """Return the Avro ``Column`` of a column."""
+    if column.kind == "text":
+        encoded = [str(value).encode() for value in column.values]
+        ends = np.cumsum([len(e) for e in encoded], dtype="<u4")
+        values = ends.tobytes() + b"".join(encoded)
+    else:
+        values = np.asarray(column.values, dtype="<" + _CODES[column.kind]).tobytes()
+    present = b"" if column.present is None else column.present.tobytes()
+    return {"name": column.name, "kind": column.kind, "values": values, "present": present}
+
+
+_CODES: Mapping[str, str] = {"int64": "i8", "float64": "f8"}
+
+
+def column_from_wire(column: Mapping[str, Any], count: int) -> Column:
+    """Return the column of ``count`` frames that an Avro ``Column`` holds.
+
+    Raises WireError if its bytes do not fit.
+    """
+    kind, data = column["kind"], column["values"]
+    if kind == "text":
+        values: Any = _text_from_wire(data, count)
+    elif kind in _CODES and len(data) == 8 * count:
+        values = np.frombuffer(data, dtype="<" + _CODES[kind])
+    else:
+        raise WireError(f"column {column['name']!r} of kind {kind!r} does not hold {count} values")
+    present = None
+    if column["present"]:
+        if len(column["present"]) != count:
+            raise WireError(f"column {column['name']!r}: presence does not hold {count} values")
+        present = np.frombuffer(column["present"], dtype=np.bool_)
+    return Column(name=column["name"], kind=kind, values=values, present=present)
+
+
+def _text_from_wire(data: bytes, count: int) -> tuple[str, ...]:
+    ends = np.frombuffer(data[: 4 * count], dtype="<u4").tolist()
+    text = data[4 * count :]
+    if len(ends) != count or (ends and ends[-1] != len(text)) or sorted(ends) != ends:
+        raise WireError(f"text column does not hold {count} values")
+    starts = [0, *ends[:-1]]
+    try:
+        return tuple(text[a:b].decode() for a, b in zip(starts, ends, strict=True))
+    except UnicodeDecodeError as error:
+        raise WireError("text column is not UTF-8") from error

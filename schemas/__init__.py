@@ -1,0 +1,1 @@
+"""Avro schemas of everything on the topics; each published version stays here."""
