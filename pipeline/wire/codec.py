@@ -114,7 +114,7 @@ def to_plain(record: Record) -> dict[str, Any]:
 
 
 def _field_out(name: str, value: Any) -> Any:
-    if name in _PACKED:
+    if isinstance(value, np.ndarray):
         return np.ascontiguousarray(value, dtype=_PACKED[name]).tobytes()
     if name in _JSON:
         return json.dumps(dict(value))
@@ -139,7 +139,7 @@ def from_plain(kind: type[T], plain: Mapping[str, Any]) -> T:
 
 
 def _field_in(name: str, value: Any, count: int) -> Any:
-    if name in _PACKED:
+    if isinstance(value, bytes) and name in _PACKED:
         return np.frombuffer(value, dtype=_PACKED[name])
     if name in _JSON:
         return json.loads(value)
