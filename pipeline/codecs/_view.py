@@ -20,7 +20,7 @@ def byte_view(buffer: Buffer) -> memoryview:
         if not buffer.flags.c_contiguous:
             raise InvalidFrameError("payload", "the array is not C-contiguous")
         # Through numpy: memoryview.cast knows neither complex nor big-endian formats.
-        return memoryview(buffer.reshape(-1).view(np.uint8)) if buffer.size else memoryview(b"")
+        return buffer.reshape(-1).view(np.uint8).data if buffer.size else memoryview(b"")
     view = memoryview(buffer)
     if not view.c_contiguous:
         raise InvalidFrameError("payload", "the buffer is not C-contiguous")

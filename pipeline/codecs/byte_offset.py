@@ -56,13 +56,18 @@ def decode_byte_offset(block: Buffer, count: int, dtype: str = "int32") -> npt.N
         stop = min(start + _PIECE_NBYTES, raw.size)
         escapes = _find_escapes(raw, start, stop)
         if escapes.starts.size:
-            stop = max(stop, int(escapes.starts[-1] + escapes.nbytes[-1]))
+            stop = max(stop, start + int(escapes.starts[-1] + escapes.nbytes[-1]))
         pixels = stop - start - int((escapes.nbytes - 1).sum())
         if stop > raw.size:
             raise DecodeError("byte offset: the block ends inside a pixel")
         if pixels > count - done:
             raise DecodeError(f"byte offset: the block holds more than {count} pixels")
-        _sum_piece(raw, start, stop, escapes, sums, done, pixels)
+        piece = sums[done : done + pixels]
+        _spread(raw[start:stop], escapes, piece)
+        if done:
+            # as an array: a numpy scalar would warn when it wraps
+            np.add(piece[:1], sums[done - 1 : done], out=piece[:1])
+        np.cumsum(piece, out=piece)
         start, done = stop, done + pixels
     if done != count:
         raise DecodeError(f"byte offset: the block holds {done} pixels, not {count}")
@@ -71,53 +76,36 @@ def decode_byte_offset(block: Buffer, count: int, dtype: str = "int32") -> npt.N
     return sums if kind == sums.dtype else sums.view(kind)
 
 
-def _sum_piece(
-    raw: npt.NDArray[np.int8],
-    start: int,
-    stop: int,
-    escapes: _Escapes,
-    sums: npt.NDArray[Any],
-    done: int,
-    pixels: int,
-) -> None:
-    """Write the running sums of ``raw[start:stop]`` to ``sums[done : done + pixels]``."""
-    piece = sums[done : done + pixels]
-    if escapes.starts.size:
-        _spread(raw, start, stop, escapes, piece)
-    else:
-        piece[...] = raw[start:stop]
-    if done and pixels:
-        # as an array: a numpy scalar would warn when it wraps
-        piece[:1] += sums[done - 1 : done]
-    np.cumsum(piece, out=piece)
-
-
-def _spread(
-    raw: npt.NDArray[np.int8], start: int, stop: int, escapes: _Escapes, piece: npt.NDArray[Any]
-) -> None:
-    """Write the differences of ``raw[start:stop]``, one per pixel, to ``piece``."""
+def _spread(part: npt.NDArray[np.int8], escapes: _Escapes, piece: npt.NDArray[Any]) -> None:
+    """Write the differences in ``part``, one per pixel, to ``piece``."""
     starts, nbytes, values = escapes
+    if not starts.size:
+        piece[...] = part
+        return
     extra = nbytes - 1
-    where = starts - start - (np.cumsum(extra) - extra)
-    if starts.size * _SPARSE < stop - start:
+    where = starts - (np.cumsum(extra) - extra)
+    if starts.size * _SPARSE < part.size:
         at = pixel = 0
         for first, index, size in zip(
-            (starts - start).tolist(), where.tolist(), nbytes.tolist(), strict=True
+            starts.tolist(), where.tolist(), nbytes.tolist(), strict=True
         ):
-            piece[pixel:index] = raw[start + at : start + first]
+            piece[pixel:index] = part[at:first]
             at, pixel = first + size, index + 1
-        piece[pixel:] = raw[start + at : stop]
+        piece[pixel:] = part[at:]
     else:
-        keep = np.ones(stop - start, bool)
+        keep = np.ones(part.size, bool)
         for offset in range(1, int(nbytes.max())):
             longer = starts[nbytes > offset] if offset > 2 else starts
-            keep[longer - start + offset] = False
-        piece[...] = raw[start:stop][keep]
+            keep[longer + offset] = False
+        piece[...] = part[keep]
     piece[where] = values.astype(piece.dtype)  # modulo 2**32: sums wrap
 
 
 def _find_escapes(raw: npt.NDArray[np.int8], start: int, stop: int) -> _Escapes:
-    """Find the long differences that begin in ``raw[start:stop]``; ``start`` begins a pixel."""
+    """Find the long differences that begin in ``raw[start:stop]``, counted from ``start``.
+
+    ``start`` itself must begin a pixel; the last difference may end behind ``stop``.
+    """
     starts = np.flatnonzero(raw[start:stop] == -128).astype(np.int64) + start
     if not starts.size:
         return _Escapes(starts, starts, starts)
@@ -130,7 +118,7 @@ def _find_escapes(raw: npt.NDArray[np.int8], start: int, stop: int) -> _Escapes:
         values[longer] = _little_endian(raw, starts[longer] + nbytes[longer], width)
         nbytes[longer] += width
     real = _begin_pixels(starts, nbytes)
-    return _Escapes(starts[real], nbytes[real], values[real])
+    return _Escapes(starts[real] - start, nbytes[real], values[real])
 
 
 def _little_endian(raw: npt.NDArray[np.int8], at: _Int64s, width: int) -> _Int64s:
