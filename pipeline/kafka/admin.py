@@ -1,0 +1,202 @@
+"""Topics: made and checked by a command, with their retention in view."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from pipeline.config import KafkaSettings
+from pipeline.errors import PipelineError, TopicMissingError
+from pipeline.kafka.client import Watch, make_admin, translated
+from pipeline.naming import Names, StreamId
+
+#: Data topics have no time retention of their own: `lichtstrom retention` trims them.
+_DATA: Mapping[str, str] = {
+    "message.timestamp.type": "LogAppendTime",
+    "retention.ms": "-1",
+    "retention.bytes": "-1",
+    "cleanup.policy": "delete",
+    "max.message.bytes": "1048588",
+    "unclean.leader.election.enable": "false",
+}
+_COMPACTED: Mapping[str, str] = {
+    "message.timestamp.type": "LogAppendTime",
+    "cleanup.policy": "compact",
+    "unclean.leader.election.enable": "false",
+    # Tombstones stay long enough for the slowest reader to see them.
+    "delete.retention.ms": "604800000",
+}
+
+
+class Admin:
+    """Creates, inspects and trims topics. Thread-safe; ``close`` releases the client."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self.settings = settings
+        self.names = Names(settings.prefix)
+        self._client: AdminClient | None = None
+        self._watch = Watch(settings)
+
+    @property
+    def client(self) -> AdminClient:
+        """The admin client, made on first use."""
+        if self._client is None:
+            self._client, self._watch = make_admin(self.settings)
+        return self._client
+
+    def result(self, future: Future[Any]) -> Any:
+        """Wait for one admin call; raises our errors."""
+        try:
+            return future.result(self.settings.timeout_s)
+        except KafkaException as error:
+            raise self._watch.error(error) from error
+        except TimeoutError as error:
+            raise self._watch.error("no answer in time") from error
+
+    def topics(self) -> dict[str, int]:
+        """Return the names of all topics with their number of partitions."""
+        client = self.client
+        with translated(self._watch):
+            found = client.list_topics(timeout=self.settings.timeout_s)
+        return {name: len(topic.partitions) for name, topic in found.topics.items()}
+
+    def partitions(self, topic: str) -> int:
+        """Return the number of partitions, 0 for a topic that does not exist."""
+        client = self.client
+        with translated(self._watch):
+            found = client.list_topics(topic, timeout=self.settings.timeout_s).topics[topic]
+        if found.error is not None and found.error.code() not in (
+            KafkaError.UNKNOWN_TOPIC_OR_PART,
+            KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001 -- librdkafka's local spelling
+            KafkaError.LEADER_NOT_AVAILABLE,
+        ):
+            raise self._watch.error(found.error)
+        return len(found.partitions)
+
+    def create_topic(
+        self,
+        topic: str,
+        *,
+        partitions: int,
+        compacted: bool = False,
+        replication: int | None = None,
+        durable: bool = False,
+    ) -> None:
+        """Create a topic; one that exists is left as it is.
+
+        ``replication`` defaults to min(3, brokers); with 2 or more min.insync.replicas is 2.
+        ``durable``: flush every record where there is one replica only.
+        """
+        brokers = len(self._brokers())
+        replicas = replication or min(3, brokers)
+        config = dict(_COMPACTED if compacted else _DATA)
+        if replicas >= 2:
+            config["min.insync.replicas"] = "2"
+        elif durable:
+            config["flush.messages"] = "1"
+        new = NewTopic(topic, num_partitions=partitions, replication_factor=replicas, config=config)
+        try:
+            self.client.create_topics([new])[topic].result(self.settings.timeout_s)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise self._watch.error(error) from error
+        except TimeoutError as error:
+            raise self._watch.error("creating a topic took too long") from error
+
+    def _brokers(self) -> dict[int, Any]:
+        with translated(self._watch):
+            return dict(self.client.list_topics(timeout=self.settings.timeout_s).brokers)
+
+    def flush_every_record(self, topic: str) -> None:
+        """Make the broker fsync each record of ``topic`` where it has one replica only."""
+        from confluent_kafka.admin import (
+            AlterConfigOpType,
+            ConfigEntry,
+            ConfigResource,
+            ResourceType,
+        )
+
+        with translated(self._watch):
+            found = self.client.list_topics(topic, timeout=self.settings.timeout_s)
+        if any(len(p.replicas) > 1 for p in found.topics[topic].partitions.values()):
+            return
+        entry = ConfigEntry("flush.messages", "1", incremental_operation=AlterConfigOpType.SET)
+        resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+        self.result(self.client.incremental_alter_configs([resource])[resource])
+
+    def create_beamtime(
+        self,
+        beamtime: str,
+        detector: str | None = None,
+        *,
+        partitions: int | None = None,
+        replication: int | None = None,
+    ) -> list[str]:
+        """Create a beamtime's catalogue and a detector's topic; return the topics' names."""
+        catalogue = self.names.catalogue(beamtime)
+        self.create_topic(catalogue, partitions=1, compacted=True, replication=replication)
+        made = [catalogue]
+        if detector is not None:
+            topic = self.names.topic(beamtime, detector)
+            count = partitions or self.settings.partitions
+            self.create_topic(topic, partitions=count, replication=replication)
+            made.append(topic)
+        return made
+
+    def beamtimes(self) -> list[str]:
+        """Return the beamtimes that have a catalogue on this broker."""
+        found = (self.names.beamtime_of_catalogue(topic) for topic in self.topics())
+        return sorted(name for name in found if name is not None)
+
+    def require(self, stream: StreamId) -> int:
+        """Return the partitions of the stream's topic; raises TopicMissingError with the command."""
+        topic = self.names.topic(stream.beamtime, stream.detector)
+        count = self.partitions(topic)
+        if not count or not self.partitions(self.names.catalogue(stream.beamtime)):
+            raise TopicMissingError(
+                topic,
+                f"lichtstrom beamtime create {stream.beamtime} --detector {stream.detector}",
+            )
+        return count
+
+    def delete_records(self, topic: str, before: Mapping[int, int]) -> None:
+        """Trim partitions: records below the offsets go."""
+        wanted = [TopicPartition(topic, p, offset) for p, offset in before.items()]
+        for future in self.client.delete_records(wanted).values():
+            self.result(future)
+
+    def delete_topics(self, topics: Sequence[str]) -> None:
+        """Delete topics; ones that do not exist are no error."""
+        if not topics:
+            return
+        for future in self.client.delete_topics(list(topics)).values():
+            try:
+                self.result(future)
+            except PipelineError as error:
+                cause = error.__cause__
+                unknown = isinstance(cause, KafkaException) and (
+                    cause.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART
+                )
+                if not unknown:
+                    raise
+
+    def committed(self, group: str, topic: str, partitions: int) -> list[TopicPartition]:
+        """Return the committed offsets of a group with their metadata; -1001 where none is."""
+        wanted = [TopicPartition(topic, p) for p in range(partitions)]
+        request = [ConsumerGroupTopicPartitions(group, wanted)]
+        future = self.client.list_consumer_group_offsets(request)[group]
+        found: list[TopicPartition] = self.result(future).topic_partitions
+        return found
+
+    def commit(self, group: str, offsets: Sequence[TopicPartition]) -> None:
+        """Set a group's offsets; only for a group without members."""
+        request = [ConsumerGroupTopicPartitions(group, list(offsets))]
+        self.result(self.client.alter_consumer_group_offsets(request)[group])
+
+    def close(self) -> None:
+        """Release the client."""
+        self._client = None

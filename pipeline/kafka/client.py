@@ -1,0 +1,142 @@
+"""librdkafka's clients with our settings, and its errors as ours."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka.admin import AdminClient
+
+from pipeline.config import KafkaSettings
+from pipeline.errors import BrokerDeniedError, BrokerUnavailableError, ConfigError, PipelineError
+
+log = logging.getLogger("lichtstrom.kafka")
+#: librdkafka's own lines (reconnects, ...) are its business unless somebody debugs.
+_client_log = logging.getLogger("lichtstrom.librdkafka")
+_client_log.addHandler(logging.NullHandler())
+_client_log.propagate = False
+
+_DENIED = frozenset(
+    {
+        KafkaError._AUTHENTICATION,  # noqa: SLF001 -- librdkafka's names for its local errors
+        KafkaError.SASL_AUTHENTICATION_FAILED,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    }
+)
+
+
+class Watch:
+    """Remembers what a client complained about last, for the message of a later time-out."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self.settings = settings
+        self.last: KafkaError | None = None
+        self.denied: KafkaError | None = None
+
+    def __call__(self, error: KafkaError) -> None:
+        """Take an error from librdkafka's ``error_cb``."""
+        self.last = error
+        if error.code() in _DENIED:
+            self.denied = error
+
+    def error(self, error: BaseException | KafkaError | str) -> PipelineError:
+        """Return our error for one of librdkafka's."""
+        found = error.args[0] if isinstance(error, KafkaException) else error
+        if self.denied is not None:
+            return BrokerDeniedError(self.settings.bootstrap, self.denied.str())
+        if isinstance(found, KafkaError):
+            if found.code() in _DENIED:
+                return BrokerDeniedError(self.settings.bootstrap, found.str())
+            detail = found.str() if self.last is None else f"{found.str()} ({self.last.str()})"
+            return BrokerUnavailableError(self.settings.bootstrap, detail)
+        detail = str(found) if self.last is None else f"{found} ({self.last.str()})"
+        return BrokerUnavailableError(self.settings.bootstrap, detail)
+
+
+@contextmanager
+def translated(watch: Watch) -> Iterator[None]:
+    """Turn librdkafka's exceptions inside the block into ours."""
+    try:
+        yield
+    except KafkaException as error:
+        raise watch.error(error) from error
+
+
+def _base(settings: KafkaSettings, watch: Watch) -> dict[str, Any]:
+    if not settings.bootstrap:
+        raise ConfigError(
+            "no Kafka broker is configured: run `lichtstrom up`, or set LICHTSTROM_KAFKA_BOOTSTRAP"
+        )
+    return {
+        "bootstrap.servers": settings.bootstrap,
+        "client.id": "lichtstrom",
+        "error_cb": watch,
+        "logger": _client_log,
+        # A broker that comes back is found again within half a second.
+        "reconnect.backoff.ms": 50,
+        "reconnect.backoff.max.ms": 500,
+        "socket.keepalive.enable": True,
+        "allow.auto.create.topics": False,
+        **settings.properties,
+    }
+
+
+def _made(kind: Any, settings: KafkaSettings, watch: Watch, changes: dict[str, Any]) -> Any:
+    try:
+        return kind({**_base(settings, watch), **changes})
+    except (KafkaException, ValueError, TypeError) as error:
+        raise ConfigError(f"Kafka settings: {error}") from error
+
+
+def make_producer(settings: KafkaSettings) -> tuple[Producer, Watch]:
+    """Return an idempotent producer that never gives a record up by itself."""
+    watch = Watch(settings)
+    changes = {
+        "enable.idempotence": True,
+        "acks": "all",
+        "compression.type": "lz4",
+        "linger.ms": 0,
+        # Giving up is the publisher's decision (it spools), never the client's.
+        "message.timeout.ms": 0,
+        "message.max.bytes": 1_000_000,
+        "queue.buffering.max.messages": 200_000,
+        "request.timeout.ms": 10_000,
+        "retry.backoff.ms": 50,
+        "retry.backoff.max.ms": 500,
+    }
+    return _made(Producer, settings, watch, changes), watch
+
+
+def make_consumer(
+    settings: KafkaSettings, *, wait_ms: int = 100, group: str = "", **changes: Any
+) -> tuple[Consumer, Watch]:
+    """Return a consumer for assigned partitions (or a group, when named).
+
+    ``wait_ms``: how long the broker holds a fetch without data. New data always returns at once;
+    a short wait lets ``assign`` elsewhere take effect quickly (random access).
+    """
+    watch = Watch(settings)
+    values = {
+        # The client demands a group id even when partitions are assigned by hand.
+        "group.id": group or f"{settings.prefix}.reader",
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "error",
+        "fetch.wait.max.ms": wait_ms,
+        "fetch.queue.backoff.ms": 2,
+        "check.crcs": False,  # payloads and records carry our own checksums where it matters
+        "queued.max.messages.kbytes": 16 * 1024,
+        **changes,
+    }
+    return _made(Consumer, settings, watch, values), watch
+
+
+def make_admin(settings: KafkaSettings) -> tuple[AdminClient, Watch]:
+    """Return an admin client."""
+    watch = Watch(settings)
+    return _made(AdminClient, settings, watch, {}), watch

@@ -1,0 +1,140 @@
+"""The catalogue's keys, and its fold: what streams exist and what became of them.
+
+State is a fold in offset order over records whose keys are never re-used, so compaction cannot
+change it: the first start of a name wins, of equal epochs the first claim wins, an end counts only
+from the newest claim before it.
+"""
+
+from __future__ import annotations
+
+from pipeline.naming import StreamId
+from pipeline.records import (
+    Attachment,
+    CatalogueRecord,
+    Claim,
+    Deleted,
+    End,
+    ManifestRef,
+    ModuleState,
+    Start,
+    StreamInfo,
+    UserMetadata,
+)
+
+
+def key_of(record: CatalogueRecord) -> bytes:
+    """Return the record's key: stream id / aspect / module / epoch / nonce, as readable text."""
+    module = getattr(record, "module", 0)
+    epoch = getattr(record, "epoch", 0)
+    aspect = type(record).__name__.lower()
+    if isinstance(record, ManifestRef):
+        module = record.part
+    return f"{record.stream_key.hex()}/{aspect}/{module}/{epoch}/{record.nonce}".encode()
+
+
+class Catalogue:
+    """The streams of one beamtime, folded from its catalogue topic; not thread-safe."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[bytes, StreamInfo] = {}
+        self._by_name: dict[tuple[str, str], StreamInfo] = {}
+        #: Keys of claims and ends in the order they came, for tombstones.
+        self._history: dict[tuple[bytes, int], list[tuple[int, bytes]]] = {}
+
+    def apply(self, record: CatalogueRecord, position: int) -> None:
+        """Take the next record, ``position`` being its offset."""
+        if isinstance(record, Start):
+            self._start(record, position)
+            return
+        info = self._by_key.get(record.stream_key)
+        if info is None or info.deleted:
+            return  # of a stream that lost the race for its name, or is gone
+        if isinstance(record, Claim):
+            self._claim(info, record)
+        elif isinstance(record, End):
+            self._end(info, record)
+        elif isinstance(record, ManifestRef):
+            _manifest(info, record)
+        elif isinstance(record, UserMetadata):
+            info.metadata.update(record.metadata)
+            info.quarantined.extend(dict(entry) for entry in record.quarantined)
+        elif isinstance(record, Attachment):
+            info.attachments[record.name] = record.key
+        elif isinstance(record, Deleted):
+            self._delete(info)
+
+    def find(self, detector: str, stream: str) -> StreamInfo | None:
+        """Return the stream that has this name now, or None."""
+        return self._by_name.get((detector, stream))
+
+    def by_key(self, stream_key: bytes) -> StreamInfo | None:
+        """Return the stream of this id, deleted ones included, or None."""
+        return self._by_key.get(stream_key)
+
+    def streams(self) -> list[StreamInfo]:
+        """Return all streams that have not been deleted, in order of appearance."""
+        return list(self._by_name.values())
+
+    def deleted(self) -> list[StreamInfo]:
+        """Return the streams that were deleted."""
+        return [info for info in self._by_key.values() if info.deleted]
+
+    def superseded_keys(self, stream_key: bytes, module: int, epoch: int) -> list[bytes]:
+        """Return keys of claims and ends older than ``epoch``, for its holder to tombstone."""
+        history = self._history.get((stream_key, module), [])
+        return [key for old, key in history if old < epoch]
+
+    def forget(self, stream_key: bytes, module: int, epoch: int) -> None:
+        """Drop superseded keys from memory once they are tombstoned."""
+        history = self._history.get((stream_key, module), [])
+        self._history[(stream_key, module)] = [entry for entry in history if entry[0] >= epoch]
+
+    def _start(self, start: Start, position: int) -> None:
+        name = (start.detector, start.stream)
+        if name in self._by_name or start.stream_key in self._by_key:
+            return  # the first start wins
+        info = StreamInfo(start=start, position=position)
+        info.modules = {index: ModuleState() for index in start.module_indices}
+        info.metadata = dict(start.metadata)
+        self._by_name[name] = self._by_key[start.stream_key] = info
+
+    def _claim(self, info: StreamInfo, claim: Claim) -> None:
+        self._remember(claim)
+        state = info.modules.setdefault(claim.module, ModuleState())
+        if state.claim is not None and claim.epoch <= state.claim.epoch:
+            return  # of equal epochs the first wins
+        if state.end is not None and not claim.reopen:
+            return  # came after the end without asking to reopen
+        state.claim, state.end = claim, None
+
+    def _end(self, info: StreamInfo, end: End) -> None:
+        self._remember(end)
+        state = info.modules.setdefault(end.module, ModuleState())
+        newest = state.claim
+        if newest is not None and (newest.epoch, newest.nonce) == (end.epoch, end.nonce):
+            state.end = end
+
+    def _remember(self, record: Claim | End) -> None:
+        history = self._history.setdefault((record.stream_key, record.module), [])
+        history.append((record.epoch, key_of(record)))
+
+    def _delete(self, info: StreamInfo) -> None:
+        info.deleted = True
+        name = (info.start.detector, info.start.stream)
+        if self._by_name.get(name) is info:
+            del self._by_name[name]
+
+
+def _manifest(info: StreamInfo, ref: ManifestRef) -> None:
+    if ref.part >= 0:
+        info.parts.append(ref)
+    elif info.seal is None or ref.epoch > info.seal.epoch:
+        info.seal = ref  # the highest seal wins
+
+
+def stream_id(info: StreamInfo) -> StreamId:
+    """Return the name of a stream."""
+    return StreamId(info.start.beamtime, info.start.detector, info.start.stream)
+
+
+__all__ = ["Catalogue", "key_of", "stream_id"]
