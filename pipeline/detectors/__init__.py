@@ -1,0 +1,1 @@
+"""Detector adapters: one module or folder for each kind of instrument."""

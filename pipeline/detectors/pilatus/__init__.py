@@ -1,0 +1,1 @@
+"""Pilatus detectors: image files written by camserver into a directory."""
