@@ -1,0 +1,136 @@
+"""Reading one stream's records from its topic, onward from given offsets."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+
+from pipeline.config import KafkaSettings
+from pipeline.errors import FrameExpiredError, WireError
+from pipeline.kafka.client import Watch, make_consumer, translated
+from pipeline.naming import parse_record_key
+from pipeline.records import Located, Mark, Segment
+from pipeline.wire import codec
+
+log = logging.getLogger(__name__)
+#: Records taken from librdkafka's queue in one call, once there is one.
+_BATCH = 500
+
+
+def decode_message(
+    message: Message, stream_key: bytes | None, resolve: codec.Resolver | None
+) -> Located | None:
+    """Return the record if it belongs to the stream (any stream for None), else None.
+
+    A record that cannot be decoded is logged and counts as none: it must not stop its neighbours.
+    An unknown schema is not skipped in silence but raised: frames may be in it.
+    """
+    key = parse_record_key(message.key())
+    value = message.value()
+    if key is None or value is None or (stream_key is not None and key[0] != stream_key):
+        return None
+    where = f"{message.topic()}/{message.partition()}@{message.offset()}"
+    try:
+        record = codec.decode(value, where=where, resolve=resolve)
+    except codec.UnknownSchemaError:
+        raise
+    except WireError as error:
+        log.error("record skipped: %s", error)
+        return None
+    if not isinstance(record, (Segment, Mark)):
+        return None
+    _, timestamp_ms = message.timestamp()
+    return Located(
+        partition=message.partition(),
+        offset=message.offset(),
+        timestamp_ms=timestamp_ms,
+        value=record,
+    )
+
+
+class KafkaCursor:
+    """A :class:`pipeline.protocols.Cursor` over a topic."""
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        topic: str,
+        stream_key: bytes,
+        start: Sequence[int],
+        resolve: codec.Resolver | None = None,
+    ) -> None:
+        self._topic = topic
+        self._stream_key = stream_key
+        self._resolve = resolve
+        self._positions = list(start)
+        self._paused: set[int] = set()
+        self._consumer: Consumer
+        self._watch: Watch
+        self._consumer, self._watch = make_consumer(settings)
+        wanted = [TopicPartition(topic, p, offset) for p, offset in enumerate(start)]
+        with translated(self._watch):
+            self._consumer.assign(wanted)
+
+    def poll(self, timeout_s: float) -> list[Located]:
+        """Return the next records of the stream (see the protocol)."""
+        with translated(self._watch):
+            first = self._consumer.poll(timeout_s)
+            if first is None:
+                return []
+            # poll, then consume without waiting: consume alone waits for a full batch.
+            messages = [first, *self._consumer.consume(_BATCH, 0)]
+        found = []
+        for message in messages:
+            if message.error() is not None:
+                self._failed(message)
+                continue
+            self._positions[message.partition()] = message.offset() + 1
+            located = decode_message(message, self._stream_key, self._resolve)
+            if located is not None:
+                found.append(located)
+        return found
+
+    def _failed(self, message: Message) -> None:
+        error = message.error()
+        if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):  # noqa: SLF001
+            raise FrameExpiredError(self._topic, f"partition {message.partition()}: {error.str()}")
+        if error.retriable() or error.code() in _PASSING:
+            log.debug("cursor: %s", error)
+            return
+        raise self._watch.error(error)
+
+    def positions(self) -> list[int]:
+        """Return the next offset of each partition."""
+        return list(self._positions)
+
+    def pause(self, partitions: Iterable[int]) -> None:
+        """Stop returning records of these partitions."""
+        new = [p for p in partitions if p not in self._paused]
+        self._paused.update(new)
+        with translated(self._watch):
+            self._consumer.pause([TopicPartition(self._topic, p) for p in new])
+
+    def resume(self, partitions: Iterable[int]) -> None:
+        """Go on with paused partitions."""
+        back = [p for p in partitions if p in self._paused]
+        self._paused.difference_update(back)
+        with translated(self._watch):
+            self._consumer.resume([TopicPartition(self._topic, p) for p in back])
+
+    def close(self) -> None:
+        """Release the consumer."""
+        self._consumer.close()
+
+
+_PASSING = frozenset(
+    {
+        KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001 -- librdkafka's local errors; it reconnects
+        KafkaError._TRANSPORT,  # noqa: SLF001
+        KafkaError._TIMED_OUT,  # noqa: SLF001
+        KafkaError._PARTITION_EOF,  # noqa: SLF001
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+    }
+)
