@@ -1,0 +1,316 @@
+"""A stand-in for a Pilatus: writes image files into a directory as camserver does.
+
+It shares no code with the reader beside the byte-offset encoder, so that both being wrong in the
+same way would show.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from threading import Event
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.codecs.byte_offset import encode_byte_offset
+from pipeline.detectors.pilatus.sim_files import cbf_file, edf_file, md5_text, tiff_file
+from pipeline.errors import InvalidArgumentError
+
+#: (columns, rows) of modules; a module has 487 x 195 pixels.
+MODELS = {"100k": (1, 1), "300k": (1, 3), "1M": (2, 5), "2M": (3, 8), "6M": (5, 12)}
+FORMATS = ("cbf", "tif", "edf")
+_MODULE = (195, 487)
+_GAP = (17, 7)
+_PIXEL_SIZE_M = 172e-6
+_CUTOFF = 1048500
+# Images encoded once and then written again and again, so that 200 Hz cost little; their number is
+# bounded by the time to make them, 0.7 s for a 6M.
+_CYCLE = 8
+_CYCLE_PIXELS = 13_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Scene:
+    """One image of the cycle and what was planted in it."""
+
+    image: npt.NDArray[np.int32]
+    block: bytes
+    md5: str
+    spots: list[tuple[int, int]]
+
+
+class PilatusSimulator:
+    """Writes a series of Pilatus images at a steady rate.
+
+    The images show powder rings with Bragg spots over a background, all with counting noise, and
+    -1 in the gaps between the modules; up to eight of them take turns.  Header values advance from
+    frame to frame as in a rotation scan.  Not for use from several threads.
+
+    Parameters
+    ----------
+    directory:
+        Where the files appear; made if missing.
+    frames:
+        How many files to write.
+    rate_hz:
+        Files per second; 0 writes as fast as the disk takes them.
+    prefix:
+        File names are ``<prefix>_<number>.<ending>`` with five digits or more.
+    model:
+        A name from :data:`MODELS`.
+    file_format:
+        ``cbf``, ``tif`` (or ``tiff``), ``edf``.
+    shape:
+        Rows and columns of a detector without gaps, in place of a model.
+    start_number:
+        Number of the first file.
+    in_place:
+        Write under the final name and close, rather than write to ``<name>.tmp`` and rename.
+    stamp:
+        Replace the first pixel of each image by its number, which makes every file's pixels
+        unique; costs encoding each image (300k: 12 ms).
+    truth:
+        A file that gets one JSON object a line for each image: number, name, sha256 of the file,
+        timestamp_ns, spots as [row, column].
+    seed:
+        Of the random numbers; equal seeds give equal images.
+    start_ns:
+        Header date of the first frame, ns since 1970 (UTC); default is the time of ``run``.
+
+    Raises
+    ------
+    InvalidArgumentError
+        Names the parameter that is out of range.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        frames: int,
+        rate_hz: float,
+        prefix: str = "sim",
+        model: str = "300k",
+        file_format: str = "cbf",
+        shape: tuple[int, int] | None = None,
+        start_number: int = 0,
+        in_place: bool = False,
+        stamp: bool = False,
+        truth: Path | None = None,
+        seed: int = 0,
+        start_ns: int | None = None,
+    ) -> None:
+        ending = "tif" if file_format == "tiff" else file_format
+        if model not in MODELS:
+            raise InvalidArgumentError("model", f"{model!r} is not one of {', '.join(MODELS)}")
+        if ending not in FORMATS:
+            raise InvalidArgumentError("file_format", f"{file_format!r} is not cbf, tif or edf")
+        if frames < 0 or start_number < 0:
+            raise InvalidArgumentError("frames", "frames and start_number cannot be negative")
+        if not (math.isfinite(rate_hz) and rate_hz >= 0):
+            raise InvalidArgumentError("rate_hz", f"{rate_hz} is not 0 or more")
+        if "/" in prefix or not prefix:
+            raise InvalidArgumentError("prefix", f"{prefix!r} cannot be the start of a file name")
+        if shape is not None and (min(shape) < 1 or max(shape) > 20_000):
+            raise InvalidArgumentError("shape", f"{shape} is outside 1 to 20000 rows and columns")
+        self.directory = Path(directory)
+        self.frames = frames
+        self.rate_hz = rate_hz
+        self.prefix = prefix
+        self.model = model if shape is None else "custom"
+        self.shape = shape or shape_of(model)
+        self.ending = ending
+        self.start_number = start_number
+        self.in_place = in_place
+        self.stamp = stamp
+        self.truth = truth
+        self.start_ns = start_ns
+        self._modules = MODELS[model] if shape is None else None
+        self._rng = np.random.default_rng(seed)
+        self._scenes: list[_Scene] = []
+
+    def prepare(self) -> None:
+        """Compute the images, which takes a second or two for a 6M; ``run`` does it if needed."""
+        if not self._scenes:
+            rows, columns = self.shape
+            affordable = max(2, _CYCLE_PIXELS // (rows * columns))
+            count = min(_CYCLE, affordable, self.frames)
+            self._scenes = [self._make_scene() for _ in range(count)]
+
+    def path(self, number: int) -> Path:
+        """Return the final path of a file."""
+        return self.directory / f"{self.prefix}_{number:05d}.{self.ending}"
+
+    def run(self, stop: Event | None = None, on_frame: Callable[[int], None] | None = None) -> int:
+        """Write the files and return how many were written.
+
+        Each is due at its own time after the start, so a late one does not shift the others.
+
+        Parameters
+        ----------
+        stop:
+            Ends the series early once set.
+        on_frame:
+            Called with each number when its file is in place.
+        """
+        stop = stop or Event()
+        self.prepare()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        start_ns = time.time_ns() if self.start_ns is None else self.start_ns
+        period_s = 1 / self.rate_hz if self.rate_hz else 0.0
+        begin = time.monotonic()
+        truth = self.truth.open("w", encoding="utf-8") if self.truth else None
+        try:
+            for index in range(self.frames):
+                if stop.wait(max(0.0, begin + index * period_s - time.monotonic())):
+                    return index
+                timestamp_ns = start_ns + round(index * (period_s or 0.001) * 1e9)
+                self._write_frame(index, timestamp_ns, truth)
+                if on_frame:
+                    on_frame(self.start_number + index)
+        finally:
+            if truth:
+                truth.close()
+        return self.frames
+
+    def _write_frame(self, index: int, timestamp_ns: int, truth: IO[str] | None) -> None:
+        number = self.start_number + index
+        scene = self._scenes[index % len(self._scenes)]
+        if self.stamp:
+            image = scene.image.copy()
+            image[0, 0] = number
+            scene = _encoded(image, scene.spots)
+        content = self._encode(scene, number, self._header(index, timestamp_ns))
+        path = self.path(number)
+        target = path if self.in_place else path.with_name(path.name + ".tmp")
+        target.write_bytes(content)
+        if not self.in_place:
+            target.rename(path)
+        if truth:
+            # the header's date has milliseconds
+            line = {
+                "number": number,
+                "name": path.name,
+                "sha256": hashlib.sha256(content).hexdigest(),
+                "timestamp_ns": timestamp_ns // 1_000_000 * 1_000_000,
+                "spots": scene.spots,
+            }
+            truth.write(json.dumps(line) + "\n")
+
+    def _encode(self, scene: _Scene, number: int, header: list[str]) -> bytes:
+        if self.ending == "cbf":
+            name = self.path(number).stem
+            return cbf_file(scene.image.shape, scene.block, header, name, md5=scene.md5)
+        if self.ending == "tif":
+            return tiff_file(scene.image, header)
+        return edf_file(scene.image, header)
+
+    def _header(self, index: int, timestamp_ns: int) -> list[str]:
+        """Return the lines camserver writes, each with ``# `` in front."""
+        rows, columns = self.shape
+        period_s = 1 / self.rate_hz if self.rate_hz else 0.01
+        exposure_s = max(period_s - 0.00095, period_s / 2)  # readout of a Pilatus3: 0.95 ms
+        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=timestamp_ns // 1000)
+        date = moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}"
+        angle = 0.1 * index
+        lines = [
+            f"Detector: PILATUS3 {self.model}, S/N 00-0000 (simulated)",
+            date,
+            "Pixel_size 172e-6 m x 172e-6 m",
+            "Silicon sensor, thickness 0.000450 m",
+            f"Exposure_time {exposure_s:.7f} s",
+            f"Exposure_period {period_s:.7f} s",
+            "Tau = 0 s",
+            f"Count_cutoff {_CUTOFF} counts",
+            "Threshold_setting: 6200 eV",
+            "Gain_setting: autog (vrf = 1.000)",
+            "N_excluded_pixels = 0",
+            "Excluded_pixels: (nil)",
+            "Flat_field: (nil)",
+            "Trim_file: simulated.bin",
+            f"Image_path: {self.directory.name}/",
+            "Retrigger_mode: 1",
+            "Wavelength 0.99987 A",
+            "Energy_range (0, 0) eV",
+            "Detector_distance 0.20000 m",
+            "Detector_Voffset 0.00000 m",
+            f"Beam_xy ({columns / 2:.2f}, {rows / 2:.2f}) pixels",
+            "Flux 1.0e+11",
+            "Filter_transmission 1.0000",
+            f"Start_angle {angle:.4f} deg.",
+            "Angle_increment 0.1000 deg.",
+            "Detector_2theta 0.0000 deg.",
+            "Polarization 0.990",
+            "Kappa 0.0000 deg.",
+            "Phi 0.0000 deg.",
+            "Chi 0.0000 deg.",
+            f"Omega {angle:.4f} deg.",
+            "Omega_increment 0.1000 deg.",
+            "Oscillation_axis OMEGA",
+            "N_oscillations 1",
+        ]
+        return [f"# {line}" for line in lines]
+
+    def _make_scene(self) -> _Scene:
+        rows, columns = self.shape
+        radius = np.hypot(
+            np.arange(rows)[:, None] - rows / 2, np.arange(columns)[None, :] - columns / 2
+        )
+        mean = 0.5 + 4 * np.exp(-radius / 150)
+        for ring in (0.18, 0.31, 0.42):
+            mean += 5 * np.exp(-(((radius - ring * max(rows, columns)) / 3) ** 2))
+        spots = self._plant_spots(mean)
+        image = self._rng.poisson(mean).astype(np.int32)
+        if self._modules:
+            image[gaps_of(self._modules)] = -1
+        return _encoded(image, spots)
+
+    def _plant_spots(self, mean: npt.NDArray[np.float64]) -> list[tuple[int, int]]:
+        """Add Bragg spots to a picture, each inside one module; return their centres."""
+        rows, columns = mean.shape
+        gaps = gaps_of(self._modules) if self._modules else np.zeros(mean.shape, bool)
+        profile = np.exp(-0.5 * (np.arange(-3, 4) / 1.2) ** 2)
+        spots: list[tuple[int, int]] = []
+        if min(rows, columns) < 16:
+            return spots
+        for _ in range(int(self._rng.integers(5, 40))):
+            row = int(self._rng.integers(4, rows - 4))
+            column = int(self._rng.integers(4, columns - 4))
+            window = np.s_[row - 3 : row + 4, column - 3 : column + 4]
+            near = any(abs(row - r) < 9 and abs(column - c) < 9 for r, c in spots)
+            if near or gaps[window].any():
+                continue
+            mean[window] += self._rng.uniform(200, 4000) * np.outer(profile, profile)
+            spots.append((row, column))
+        return sorted(spots)
+
+
+def shape_of(model: str) -> tuple[int, int]:
+    """Return rows and columns of a model: modules and the gaps between them."""
+    columns, rows = MODELS[model]
+    return (
+        rows * _MODULE[0] + (rows - 1) * _GAP[0],
+        columns * _MODULE[1] + (columns - 1) * _GAP[1],
+    )
+
+
+def gaps_of(modules: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Return a mask of the pixels between the modules."""
+    columns, rows = modules
+    row = np.arange(rows * (_MODULE[0] + _GAP[0]) - _GAP[0]) % (_MODULE[0] + _GAP[0])
+    column = np.arange(columns * (_MODULE[1] + _GAP[1]) - _GAP[1]) % (_MODULE[1] + _GAP[1])
+    mask: npt.NDArray[np.bool_] = (row >= _MODULE[0])[:, None] | (column >= _MODULE[1])[None, :]
+    return mask
+
+
+def _encoded(image: npt.NDArray[np.int32], spots: list[tuple[int, int]]) -> _Scene:
+    block = encode_byte_offset(image)
+    return _Scene(image=image, block=block, md5=md5_text(block), spots=spots)
