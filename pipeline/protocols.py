@@ -65,7 +65,7 @@ class BlobStore(Protocol):
         """Yield all objects whose key begins with ``prefix`` (a bucket and a slash at least)."""
         ...
 
-    def folders(self, prefix: str) -> list[str]:
+    def folders(self, prefix: str) -> Sequence[str]:
         """Return the next path parts below ``prefix`` (which is empty or ends in a slash)."""
         ...
 

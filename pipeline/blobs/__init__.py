@@ -1,1 +1,30 @@
-"""Object stores: the payloads."""
+"""Where the payloads lie: ``file:``, ``s3:`` and ``memory:`` behind one protocol."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from pipeline.blobs.file import FileStore
+from pipeline.blobs.memory import MemoryStore
+from pipeline.config import StoreSettings
+from pipeline.errors import ConfigError
+from pipeline.protocols import BlobStore
+
+__all__ = ["open_store"]
+
+
+def open_store(settings: StoreSettings) -> BlobStore:
+    """Return the store that ``settings.url`` names; nothing is contacted yet.
+
+    Raises ConfigError for a URL that names no store.
+    """
+    url = settings.url
+    parts = urlsplit(url)
+    if parts.scheme == "memory":
+        return MemoryStore(url.removeprefix("memory:").strip("/"))
+    if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.strip("/"):
+        return FileStore(Path(unquote(parts.path)))
+    raise ConfigError(
+        f"store.url = {url!r} must be file:///dir, s3://, s3://bucket/prefix or memory://NAME"
+    )
