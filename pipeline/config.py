@@ -61,7 +61,7 @@ class StoreSettings:
     url: str = ""
     endpoints: tuple[str, ...] = ()
     access_key: str = ""
-    secret_key: Secret = Secret("")
+    secret_key: Secret = field(default_factory=Secret)
     region: str = "us-east-1"
     timeout_s: float = 10.0
 
@@ -219,9 +219,7 @@ def _environment(
     return create
 
 
-def _set(
-    values: dict[str, dict[str, Any]], section: str, key: str, value: Any, where: str
-) -> None:
+def _set(values: dict[str, dict[str, Any]], section: str, key: str, value: Any, where: str) -> None:
     known = {f.name: f for f in fields(_SECTIONS[section])}
     if key not in known:
         raise ConfigError(f"{where} is unknown{_nearest(key, known)}")
@@ -254,9 +252,7 @@ def _convert(kind: type[Any], value: Any, where: str) -> Any:
         raise ConfigError(f"{where}: {value!r} is not of type {kind.__name__}") from error
 
 
-def _choose_store(
-    values: dict[str, Any], store: str | None, runtime: Mapping[str, Any]
-) -> None:
+def _choose_store(values: dict[str, Any], store: str | None, runtime: Mapping[str, Any]) -> None:
     if store is not None:
         values["url"] = store
     if values.get("url") == "file":

@@ -200,7 +200,7 @@ class StoreDeniedError(PipelineError, PermissionError):
 
     def __init__(self, store: str, problem: str) -> None:
         self.store = store
-        super().__init__(f"object store {store} refused: {problem}; check the access and secret key")
+        super().__init__(f"object store {store} refused: {problem}; check access and secret key")
 
 
 class BrokerUnavailableError(PipelineError, ConnectionError):

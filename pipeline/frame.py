@@ -20,8 +20,8 @@ AttributeValue = bool | int | float | str | None | list[Any] | dict[str, Any]
 
 #: Numpy names of the pixel types that are published, little-endian on the wire.
 DTYPES = frozenset(
-    "bool int8 uint8 int16 uint16 int32 uint32 int64 uint64"
-    " float16 float32 float64 complex64 complex128".split()
+    {"bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"}
+    | {"float16", "float32", "float64", "complex64", "complex128"}
 )
 INT64_MAX = 2**63 - 1
 #: Attributes are facts about a frame, not a second payload; 64 KiB each is already generous.

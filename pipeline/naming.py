@@ -50,7 +50,7 @@ def check_name(field: str, value: object) -> str:
 def escape(name: str) -> str:
     """Return ``name`` with only characters that Kafka topics and object keys allow."""
     return "".join(
-        chr(byte) if chr(byte).isalnum() and byte < 128 or byte == 0x2D else _escaped(byte)
+        chr(byte) if (byte < 128 and chr(byte).isalnum()) or byte == 0x2D else _escaped(byte)
         for byte in name.encode()
     )
 

@@ -71,7 +71,7 @@ class Admin:
             found = client.list_topics(topic, timeout=self.settings.timeout_s).topics[topic]
         if found.error is not None and found.error.code() not in (
             KafkaError.UNKNOWN_TOPIC_OR_PART,
-            KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001 -- librdkafka's local spelling
+            KafkaError._UNKNOWN_TOPIC,
             KafkaError.LEADER_NOT_AVAILABLE,
         ):
             raise self._watch.error(found.error)
@@ -153,7 +153,7 @@ class Admin:
         return sorted(name for name in found if name is not None)
 
     def require(self, stream: StreamId) -> int:
-        """Return the partitions of the stream's topic; raises TopicMissingError with the command."""
+        """Return the partitions of the stream's topic, or raise TopicMissingError."""
         topic = self.names.topic(stream.beamtime, stream.detector)
         count = self.partitions(topic)
         if not count or not self.partitions(self.names.catalogue(stream.beamtime)):

@@ -82,8 +82,8 @@ class CatalogueTopic:
         except Exception as error:
             code = error.args[0].code() if error.args and hasattr(error.args[0], "code") else None
             unknown = (
-                KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001 -- librdkafka's local spelling
-                KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001
+                KafkaError._UNKNOWN_PARTITION,
+                KafkaError._UNKNOWN_TOPIC,
                 KafkaError.UNKNOWN_TOPIC_OR_PART,
             )
             if code in unknown:
@@ -103,7 +103,7 @@ class CatalogueTopic:
             return
         error = message.error()
         if error is not None:
-            if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 -- librdkafka's name
+            if error.code() == KafkaError._PARTITION_EOF:
                 self._next = max(self._next, message.offset())
                 return
             raise self._watch.error(error)

@@ -21,7 +21,7 @@ _client_log.propagate = False
 
 _DENIED = frozenset(
     {
-        KafkaError._AUTHENTICATION,  # noqa: SLF001 -- librdkafka's names for its local errors
+        KafkaError._AUTHENTICATION,
         KafkaError.SASL_AUTHENTICATION_FAILED,
         KafkaError.TOPIC_AUTHORIZATION_FAILED,
         KafkaError.GROUP_AUTHORIZATION_FAILED,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from pipeline.config import KafkaSettings
-from pipeline.errors import FrameExpiredError, WireError
+from pipeline.errors import FrameExpiredError, UnknownSchemaError, WireError
 from pipeline.kafka.client import Watch, make_consumer, translated
 from pipeline.naming import parse_record_key
 from pipeline.records import Located, Mark, Segment
@@ -34,7 +34,7 @@ def decode_message(
     where = f"{message.topic()}/{message.partition()}@{message.offset()}"
     try:
         record = codec.decode(value, where=where, resolve=resolve)
-    except codec.UnknownSchemaError:
+    except UnknownSchemaError:
         raise
     except WireError as error:
         log.error("record skipped: %s", error)
@@ -94,7 +94,7 @@ class KafkaCursor:
 
     def _failed(self, message: Message) -> None:
         error = message.error()
-        if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):  # noqa: SLF001
+        if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             raise FrameExpiredError(self._topic, f"partition {message.partition()}: {error.str()}")
         if error.retriable() or error.code() in _PASSING:
             log.debug("cursor: %s", error)
@@ -126,10 +126,10 @@ class KafkaCursor:
 
 _PASSING = frozenset(
     {
-        KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001 -- librdkafka's local errors; it reconnects
-        KafkaError._TRANSPORT,  # noqa: SLF001
-        KafkaError._TIMED_OUT,  # noqa: SLF001
-        KafkaError._PARTITION_EOF,  # noqa: SLF001
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._TRANSPORT,
+        KafkaError._TIMED_OUT,
+        KafkaError._PARTITION_EOF,
         KafkaError.LEADER_NOT_AVAILABLE,
         KafkaError.NOT_LEADER_FOR_PARTITION,
     }

@@ -101,8 +101,8 @@ class LogProducer:
             _, timestamp_ms = message.timestamp()
             return Acknowledged(message.partition(), message.offset(), timestamp_ms)
         unknown = (
-            KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001 -- librdkafka's local spelling
-            KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
+            KafkaError._UNKNOWN_TOPIC,
+            KafkaError._UNKNOWN_PARTITION,
             KafkaError.UNKNOWN_TOPIC_OR_PART,
         )
         if error.code() in unknown:

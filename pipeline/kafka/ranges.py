@@ -69,7 +69,7 @@ class RangeReader:
             error = message.error()
             if error is None:
                 batch.append(message)
-            elif error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 -- librdkafka's name
+            elif error.code() != KafkaError._PARTITION_EOF:
                 raise self._watch.error(error)
         if batch:
             self._batch, self._next = batch, batch[-1].offset() + 1

@@ -97,7 +97,7 @@ class PartitionSearch:
             # Every third step halves, so that uneven numbers cannot make it slow.
             ceils = (lower_ceil, upper_ceil) if step % 3 else (None, None)
             guess = _interpolate(number, lower, ceils[0], upper, ceils[1])
-            seen = 0
+            seen, hit = 0, None
             for located in self._read(guess, upper, deadline):
                 if located.value.module != module:
                     continue
@@ -106,8 +106,7 @@ class PartitionSearch:
                 if located.value.ceil >= number:
                     if seen > 1 or guess == lower:
                         return located.offset
-                    answer = located.offset
-                    upper_ceil = located.value.ceil
+                    hit = located
                     break
                 lower, lower_ceil = located.offset + 1, located.value.ceil
                 if seen >= _NEAR:
@@ -115,7 +114,9 @@ class PartitionSearch:
             else:  # read up to ``upper`` without meeting it
                 if seen or guess == lower:
                     return answer
-            if not seen or answer != upper:
+            if hit is not None:
+                answer, upper, upper_ceil = hit.offset, guess, hit.value.ceil
+            elif not seen:
                 upper = guess
         return answer
 
