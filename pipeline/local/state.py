@@ -1,0 +1,171 @@
+"""What is written down about a runtime: ``runtime.json`` for clients, ``state.json`` for us.
+
+``runtime.json`` says where the servers answer and exists while they are up.  ``state.json`` stays:
+it names the processes exactly (a pid alone may have been given to somebody else) and keeps ports
+and credentials, so that a restarted runtime is found where it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import RuntimeUnavailableError
+from pipeline.local.processes import ProcessId
+
+RUNTIME_FILE = "runtime.json"
+STATE_FILE = "state.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KafkaInfo:
+    """Where the broker answers."""
+
+    bootstrap: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class S3Info:
+    """Where the S3 server answers, and with which credentials."""
+
+    endpoint: str
+    access_key: str
+    secret_key: str = field(repr=False)
+    region: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeInfo:
+    """The servers of one runtime, as clients need to know them.
+
+    Parameters
+    ----------
+    kafka:
+        The broker.
+    store_url:
+        ``file:`` URL of the directory that holds the objects; each directory in it is a bucket.
+    s3:
+        The S3 server on that very directory, or None where none could be had.
+    started_ns:
+        When the broker was started, ns since 1970.
+    """
+
+    kafka: KafkaInfo
+    store_url: str
+    s3: S3Info | None
+    started_ns: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of ``runtime.json``."""
+        return {
+            "version": 1,
+            "kafka": dataclasses.asdict(self.kafka),
+            "store": {"url": self.store_url},
+            "s3": dataclasses.asdict(self.s3) if self.s3 else None,
+            "started_ns": self.started_ns,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> RuntimeInfo:
+        """Return what :meth:`to_json` wrote; KeyError or TypeError if it is something else."""
+        s3 = data["s3"]
+        return cls(
+            kafka=KafkaInfo(**data["kafka"]),
+            store_url=data["store"]["url"],
+            s3=S3Info(**s3) if s3 else None,
+            started_ns=data["started_ns"],
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class ServerState:
+    """One server as we left it: its process and the ports it was given."""
+
+    process: ProcessId | None = None
+    ports: tuple[int, ...] = ()
+
+
+@dataclass(slots=True, kw_only=True)
+class State:
+    """What ``up`` and ``down`` remember of one home; written after every step."""
+
+    cluster_id: str = ""
+    access_key: str = ""
+    secret_key: str = field(default="", repr=False)
+    started_ns: int = 0
+    kafka: ServerState = field(default_factory=ServerState)
+    s3: ServerState = field(default_factory=ServerState)
+
+    def save(self, home: Path) -> None:
+        """Write ``state.json``, readable by its owner alone."""
+        write_private(home / STATE_FILE, dataclasses.asdict(self))
+
+    @classmethod
+    def load(cls, home: Path) -> State:
+        """Return what was saved last, or an empty state."""
+        data = read_json(home / STATE_FILE)
+        if data is None:
+            return cls()
+        try:
+            for name in ("kafka", "s3"):
+                server = data[name]
+                process = server["process"]
+                data[name] = ServerState(
+                    process=ProcessId(**process) if process else None,
+                    ports=tuple(server["ports"]),
+                )
+            return cls(**data)
+        except (KeyError, TypeError) as error:
+            raise _unreadable(home / STATE_FILE, repr(error)) from error
+
+
+def load_info(home: Path) -> RuntimeInfo | None:
+    """Return the content of ``runtime.json``, or None if there is none."""
+    data = read_json(home / RUNTIME_FILE)
+    if data is None:
+        return None
+    try:
+        return RuntimeInfo.from_json(data)
+    except (KeyError, TypeError) as error:
+        raise _unreadable(home / RUNTIME_FILE, repr(error)) from error
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the object in ``path``, or None if there is no such file."""
+    try:
+        data = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, str(error)) from error
+    if not isinstance(data, dict):
+        raise _unreadable(path, "not a JSON object")
+    return data
+
+
+def write_private(path: Path, data: dict[str, Any]) -> None:
+    """Replace ``path`` at once, mode 0600: readers see the old or the new content whole."""
+    # mkstemp creates with mode 0600, so the secrets are never readable by others.
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w") as file:
+            json.dump(data, file, indent=2)
+            file.write("\n")
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _unreadable(path: Path, problem: str) -> RuntimeUnavailableError:
+    return RuntimeUnavailableError(
+        f"{path} is not readable as a runtime's notes ({problem}): end the servers it was written"
+        " for, if any, delete this file, and run `lichtstrom up` again (data is kept)"
+    )

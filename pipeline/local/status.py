@@ -1,0 +1,81 @@
+"""What runs of a runtime, without touching it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.local.kafka import KafkaServer
+from pipeline.local.processes import is_running
+from pipeline.local.s3 import S3Server
+from pipeline.local.servers import is_serving
+from pipeline.local.state import RuntimeInfo, State, load_info
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceStatus:
+    """One server: recorded, running, answering.
+
+    Parameters
+    ----------
+    name:
+        ``Kafka`` or ``versitygw``.
+    pid:
+        Its process as ``up`` recorded it, or None.
+    running:
+        Whether that very process runs.
+    answers:
+        Whether it serves requests.
+    """
+
+    name: str
+    pid: int | None
+    running: bool
+    answers: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeStatus:
+    """A runtime as found; ``info`` is None unless ``up`` finished and ``down`` did not follow."""
+
+    home: Path
+    info: RuntimeInfo | None
+    kafka: ServiceStatus
+    s3: ServiceStatus
+
+    @property
+    def running(self) -> bool:
+        """Whether clients can work: the broker answers, and the S3 server if there is one."""
+        if self.info is None or not self.kafka.answers:
+            return False
+        return self.info.s3 is None or self.s3.answers
+
+    @property
+    def summary(self) -> str:
+        """``running``, ``stopped``, or what is wrong, in a few words."""
+        if self.running:
+            return "running"
+        if self.info is None and not (self.kafka.running or self.s3.running):
+            return "stopped"
+        dead = [s.name for s in (self.kafka, self.s3) if s.pid and not s.answers]
+        return f"damaged: {' and '.join(dead) or 'start'} failed; `lichtstrom up` repairs it"
+
+
+def status(home: Path) -> RuntimeStatus:
+    """Look at the runtime of ``home``; blocks two seconds at most."""
+    home = home.expanduser().absolute()
+    state, info = State.load(home), load_info(home)
+    services = []
+    for server, recorded in (
+        (KafkaServer(home=home), state.kafka),
+        (S3Server(home=home), state.s3),
+    ):
+        services.append(
+            ServiceStatus(
+                name=server.name,
+                pid=recorded.process.pid if recorded.process else None,
+                running=is_running(recorded.process),
+                answers=is_serving(server, recorded),
+            )
+        )
+    return RuntimeStatus(home=home, info=info, kafka=services[0], s3=services[1])
