@@ -1,0 +1,453 @@
+"""Any detector that writes one image a file into a directory.
+
+A file's name gives prefix and number; one (sub-directory, prefix, extension) is one series.  The
+payload is the file verbatim.  What cannot be read is tried again while it may still grow, then
+quarantined with the reason.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from pipeline.detectors.after import AFTER, let_go
+from pipeline.detectors.options import Option
+from pipeline.detectors.watch import Method, ReadyFile, SortKey, Watcher, look
+from pipeline.errors import InvalidArgumentError, InvalidFrameError
+from pipeline.frame import INT64_MAX, AttributeValue, Buffer, FrameHeader
+from pipeline.protocols import AdapterEvent, Quarantined, SeriesBegin, SeriesEnd, SourceFrame
+
+log = logging.getLogger(__name__)
+
+#: Digits before the extension: ``scan_7_0012.tif`` is number 12 of ``scan_7_``.
+NAME_PATTERN = r"(?P<prefix>.*?)(?P<number>[0-9]+)"
+PATTERNS = ("*.cbf", "*.tif", "*.tiff", "*.edf")
+#: Larger files are no single images; reading them would only fill the memory.
+MAX_FILE_NBYTES = 1 << 30
+#: Growing files are looked at so often, seconds.
+_LOOK_S = 0.1
+
+
+class ImageHeader(Protocol):
+    """What a reader says about a file's image."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102 -- see FrameHeader
+    @property
+    def dtype(self) -> str: ...  # noqa: D102 -- see FrameHeader
+    @property
+    def encoding(self) -> str: ...  # noqa: D102 -- see FrameHeader
+    @property
+    def timestamp_ns(self) -> int | None: ...  # noqa: D102 -- None: the file's own time is taken
+    @property
+    def attributes(self) -> Mapping[str, Any]: ...  # noqa: D102 -- see FrameHeader
+    @property
+    def units(self) -> Mapping[str, str]: ...  # noqa: D102 -- by attribute
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileHeader:
+    """A plain :class:`ImageHeader`."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    encoding: str
+    timestamp_ns: int | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
+
+
+#: Turns a whole file into its header; raises ValueError for what is damaged or cut short.
+Reader = Callable[[Buffer], ImageHeader]
+
+
+def read_tiff(payload: Buffer) -> FileHeader:
+    """Read shape and type of a complete TIFF file."""
+    from pipeline.codecs import tiff
+
+    image = tiff.parse(payload)
+    if not image.complete:
+        raise InvalidFrameError("payload", f"TIFF: the file is cut short before byte {image.end}")
+    return FileHeader(shape=image.shape, dtype=image.dtype, encoding="tiff")
+
+
+def _readers() -> dict[str, Reader]:
+    from pipeline.detectors.pilatus import wire
+
+    return {".cbf": wire.read_cbf, ".edf": wire.read_edf, ".tif": read_tiff, ".tiff": read_tiff}
+
+
+@dataclass(slots=True)
+class _Series:
+    """One (sub-directory, prefix, extension) that goes on."""
+
+    key: str
+    last_s: float
+    begun: bool = False
+    layout: tuple[tuple[int, ...], str] | None = None
+    number: int = -1
+    #: Files not whole yet; the series does not end before they are settled.
+    waiting: int = 0
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A file that could not be read and may still grow."""
+
+    file: ReadyFile
+    reason: str
+    since_s: float
+
+
+class FilesAdapter:
+    """Watches a directory and turns every image file into a frame.
+
+    Parameters
+    ----------
+    watch:
+        The directory.
+    patterns:
+        Shell patterns of file names (or one text with commas).
+    recursive:
+        Whether sub-directories are watched, also new ones.
+    method:
+        ``inotify``, ``poll``, or ``auto`` (poll on network file systems).
+    poll_every_s:
+        Seconds between two looks when polling.
+    name_pattern:
+        Regular expression for a name without its extension, with groups ``prefix`` and ``number``.
+        A name that does not match is frame 0 of a series of its own.
+    grace_s:
+        How long a file that cannot be read must stay unchanged before it is quarantined.
+    idle_end_s:
+        Seconds of silence that end a series; None: never.
+    after:
+        What :meth:`acknowledge` does with a file: ``keep``, ``delete``, or ``move``.
+    move_to:
+        Where ``move`` puts files, with their sub-directories; default ``published`` in ``watch``.
+
+    Raises
+    ------
+    InvalidArgumentError
+        Names the setting that is wrong.
+    """
+
+    name = "files"
+    #: Header values that change from frame to frame by nature: never metadata of the stream.
+    varying: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(
+        self,
+        *,
+        watch: str | os.PathLike[str],
+        patterns: str | Sequence[str] = PATTERNS,
+        recursive: bool = True,
+        method: Method = "auto",
+        poll_every_s: float = 0.5,
+        name_pattern: str = "",
+        grace_s: float = 5.0,
+        idle_end_s: float | None = None,
+        after: str = "keep",
+        move_to: str | os.PathLike[str] = "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if after not in AFTER:
+            raise InvalidArgumentError("after", f"{after!r} is not one of {', '.join(AFTER)}")
+        if grace_s < 0 or (idle_end_s is not None and idle_end_s < 0):
+            raise InvalidArgumentError("grace_s", "grace_s and idle_end_s must not be negative")
+        self.directory = os.path.abspath(watch)  # noqa: PTH100 -- keeps symlinks as they are
+        self.after = after
+        self.idle_end_s = idle_end_s
+        self.vanished = 0
+        self._grace_s = grace_s
+        self._clock = clock
+        self._host = socket.gethostname()
+        self._move_to = os.fspath(move_to) or str(Path(self.directory) / "published")
+        self._name = _compile(name_pattern or NAME_PATTERN)
+        self._readers = self.readers()
+        self._series: dict[str, _Series] = {}
+        self._waiting: dict[str, _Waiting] = {}
+        self._watcher = Watcher(
+            self.directory,
+            patterns=patterns.split(",") if isinstance(patterns, str) else patterns,
+            excluded=[self._move_to],
+            recursive=recursive,
+            method=method,
+            poll_s=poll_every_s,
+            order=self._order,
+        )
+
+    @classmethod
+    def options(cls) -> list[Option]:
+        """Return what the command line may set; ``idle_end_s`` and ``after`` are everybody's."""
+        return [
+            Option(name="watch", help="directory to watch", unit="DIR", required=True),
+            Option(
+                name="patterns",
+                default=",".join(PATTERNS),
+                help="names of image files, separated by commas",
+                unit="GLOBS",
+            ),
+            Option(name="recursive", type=bool, default=True, help="watch sub-directories, too"),
+            Option(
+                name="method",
+                default="auto",
+                help="how to learn of new files; auto polls on network file systems",
+                choices=("auto", "inotify", "poll"),
+            ),
+            Option(
+                name="poll_every_s",
+                type=float,
+                default=0.5,
+                help="time between two looks when polling",
+                unit="SECONDS",
+            ),
+            Option(
+                name="name_pattern",
+                default="",
+                help="regular expression for names without extension, groups prefix and number",
+                unit="REGEX",
+            ),
+            Option(
+                name="grace_s",
+                type=float,
+                default=5.0,
+                help="how long an unreadable file must stay unchanged to be quarantined",
+                unit="SECONDS",
+            ),
+            Option(
+                name="move_to",
+                default="",
+                help="where --after move puts files; default: 'published' in the watched directory",
+                unit="DIR",
+            ),
+        ]
+
+    # -- for kinds of files ---------------------------------------------------------------------
+
+    def readers(self) -> Mapping[str, Reader]:
+        """Return the reader of each extension (lower case, with its dot)."""
+        return _readers()
+
+    def split_name(self, stem: str) -> tuple[str, int] | None:
+        """Return prefix and number of a file name without extension; None if it has none."""
+        found = self._name.fullmatch(stem)
+        if found is None:
+            return None
+        # longer numbers are dates run together or hashes, and do not fit a frame number
+        number = int(found["number"]) if len(found["number"]) <= 18 else INT64_MAX
+        return (found["prefix"], number) if number < INT64_MAX else None
+
+    def metadata(self, header: ImageHeader) -> dict[str, AttributeValue]:
+        """Return what the first file of a series says about all of it, with the units."""
+        constant = {k: v for k, v in header.attributes.items() if k not in self.varying}
+        return {**constant, "units": dict(header.units)} if header.units else constant
+
+    # -- the adapter ----------------------------------------------------------------------------
+
+    def events(self, *, poll_s: float) -> Iterator[AdapterEvent | None]:
+        """Yield what happens in the directory; see :class:`pipeline.protocols.DetectorAdapter`."""
+        while True:
+            pause_s = min(poll_s, _LOOK_S) if self._waiting else poll_s
+            for file in self._watcher.wait(pause_s):
+                yield from self._take(file)
+            yield from self._look_again()
+            yield from self._end_idle()
+            yield None
+
+    def acknowledge(self, tokens: Sequence[ReadyFile]) -> None:
+        """Keep, delete or move these files, each only if it is still the file that was read."""
+        if self.after == "keep":
+            return
+        for token in tokens:
+            if let_go(token, self.after, root=self.directory, move_to=self._move_to):
+                self._watcher.forget(token.path)
+
+    def check(self) -> Mapping[str, AttributeValue]:
+        """Look into the directory once and say how many files are there."""
+        files = 0
+        while found := self._watcher.wait(0):
+            files += len(found)
+        self._watcher.close()
+        return {"directory": self.directory, "method": self._watcher.method, "files": files}
+
+    def close(self) -> None:
+        """Stop watching; may be called twice."""
+        self._watcher.close()
+
+    # -- one file -------------------------------------------------------------------------------
+
+    def _take(self, file: ReadyFile) -> Iterator[AdapterEvent]:
+        prefix, number, extension = self._split(file.path)
+        series = self._series_of(file.path, prefix, extension)
+        series.last_s = self._clock()
+        try:
+            token, payload = _read(file.path)
+            header, frame = self._parse(payload, number, extension, token)
+            self._check_layout(series, header, number)
+        except FileNotFoundError:
+            self.vanished += 1
+            self._settle(file.path, series)
+            log.warning("file vanished before it was read path=%s", file.path)
+        except (ValueError, OSError) as error:
+            self._put_off(file, series, _reason(error))
+        else:
+            self._settle(file.path, series)
+            series.number = max(series.number, number)
+            yield from self._begin(series, prefix, extension, file.path, header)
+            source = self._relative(file.path)
+            yield SourceFrame(
+                series=series.key, header=frame, payload=payload, token=token, source=source
+            )
+
+    def _parse(
+        self, payload: bytes, number: int, extension: str, file: ReadyFile
+    ) -> tuple[ImageHeader, FrameHeader]:
+        reader = self._readers.get(extension)
+        if reader is None:
+            raise InvalidFrameError("encoding", f"no reader for files named *{extension}")
+        if not payload:
+            raise InvalidFrameError("payload", "zero bytes")
+        header = reader(payload)
+        time_ns = header.timestamp_ns
+        return header, FrameHeader(
+            number=number,
+            timestamp_ns=max(0, file.mtime_ns) if time_ns is None else time_ns,
+            shape=tuple(header.shape),
+            dtype=header.dtype,
+            encoding=header.encoding,
+            attributes=header.attributes,
+        )
+
+    @staticmethod
+    def _check_layout(series: _Series, header: ImageHeader, number: int) -> None:
+        """Let shape and type change only where the numbers start again: another acquisition."""
+        layout = (tuple(header.shape), header.dtype)
+        if series.layout not in (None, layout) and number > series.number:
+            raise InvalidFrameError("shape", f"{layout} in a series of {series.layout}")
+        series.layout = layout
+
+    def _begin(
+        self,
+        series: _Series,
+        prefix: str,
+        extension: str,
+        path: str,
+        header: ImageHeader | None,
+    ) -> Iterator[AdapterEvent]:
+        if series.begun:
+            return
+        # without a good file there is no metadata yet: the begin comes again with the first one
+        series.begun = header is not None
+        yield SeriesBegin(
+            series=series.key,
+            name=prefix.strip("_-. ") or None,
+            metadata=self.metadata(header) if header else {},
+            run={
+                "adapter": self.name,
+                "host": self._host,
+                "directory": path.rpartition("/")[0],
+                "prefix": prefix,
+                "extension": extension,
+            },
+        )
+
+    # -- files that are not whole ---------------------------------------------------------------
+
+    def _put_off(self, file: ReadyFile, series: _Series, reason: str) -> None:
+        series.waiting += file.path not in self._waiting
+        self._waiting[file.path] = _Waiting(file, reason, self._clock())
+
+    def _settle(self, path: str, series: _Series) -> None:
+        if self._waiting.pop(path, None) is not None:
+            series.waiting -= 1
+
+    def _look_again(self) -> Iterator[AdapterEvent]:
+        """Read what has grown; quarantine what has not for too long."""
+        for path, waiting in list(self._waiting.items()):
+            file = look(path)
+            if file != waiting.file:
+                # also when it is gone: _take says so
+                yield from self._take(file or waiting.file)
+            elif self._clock() - waiting.since_s >= self._grace_s:
+                yield from self._quarantine(waiting)
+
+    def _quarantine(self, waiting: _Waiting) -> Iterator[AdapterEvent]:
+        path = waiting.file.path
+        prefix, _, extension = self._split(path)
+        series = self._series_of(path, prefix, extension)
+        self._settle(path, series)
+        series.last_s = self._clock()
+        reason = f"{waiting.reason} ({waiting.file.nbytes} bytes)"
+        log.warning("quarantined path=%s reason=%s", path, reason)
+        yield from self._begin(series, prefix, extension, path, None)
+        yield Quarantined(series=series.key, source=self._relative(path), reason=reason)
+
+    # -- series ---------------------------------------------------------------------------------
+
+    def _end_idle(self) -> Iterator[AdapterEvent]:
+        if self.idle_end_s is None:
+            return
+        now = self._clock()
+        for series in list(self._series.values()):
+            if not series.waiting and now - series.last_s >= self.idle_end_s:
+                del self._series[series.key]
+                yield SeriesEnd(series=series.key)
+
+    def _series_of(self, path: str, prefix: str, extension: str) -> _Series:
+        directory = self._relative(path).rpartition("/")[0]
+        key = f"{directory}/{prefix}*{extension}" if directory else f"{prefix}*{extension}"
+        series = self._series.get(key)
+        if series is None:
+            series = self._series[key] = _Series(key, self._clock())
+        return series
+
+    def _split(self, path: str) -> tuple[str, int, str]:
+        stem, extension = os.path.splitext(path.rpartition("/")[2])  # noqa: PTH122 -- 10 times faster
+        prefix, number = self.split_name(stem) or (stem, 0)
+        return prefix, number, extension.lower()
+
+    def _order(self, path: str) -> SortKey:
+        prefix, number, extension = self._split(path)
+        return (path.rpartition("/")[0], prefix, number, extension, path)
+
+    def _relative(self, path: str) -> str:
+        return path[len(self.directory) + 1 :]
+
+
+def _read(path: str) -> tuple[ReadyFile, bytes]:
+    """Return the file's bytes and the identity they had, the same before and after reading."""
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 -- unbuffered: one read, no copy
+        before = os.fstat(file.fileno())
+        if before.st_size > MAX_FILE_NBYTES:
+            raise InvalidFrameError("payload", f"more than {MAX_FILE_NBYTES} bytes")
+        payload = file.readall()
+        identity = ReadyFile.of(path, os.fstat(file.fileno()))
+    if identity != ReadyFile.of(path, before) or len(payload) != identity.nbytes:
+        raise InvalidFrameError("payload", "the file changed while it was read")
+    return identity, payload
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, InvalidFrameError):
+        return str(error)
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return str(error) or type(error).__name__
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    try:
+        compiled = re.compile(pattern, re.DOTALL)
+    except re.error as error:
+        raise InvalidArgumentError("name_pattern", f"{pattern!r}: {error}") from error
+    if not {"prefix", "number"} <= set(compiled.groupindex):
+        raise InvalidArgumentError("name_pattern", f"{pattern!r} lacks group prefix or number")
+    return compiled
