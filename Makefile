@@ -1,0 +1,43 @@
+# One virtual environment in .venv, made once; everything here runs in it.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: demo test lint bench clean
+
+## demo: simulated detector -> adapter -> Kafka + S3 -> two workers -> HDF5, with a summary
+demo: $(STAMP)
+	$(BIN)/lichtstrom demo $(ARGS)
+
+## test: all tests, on a real broker and a real S3 server, with branch coverage
+test: $(STAMP)
+	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+
+## lint: format, lint, types, and the direction of imports
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+## bench: the measurements of the README, in a few minutes
+bench: $(STAMP)
+	$(BIN)/lichtstrom bench --quick $(ARGS)
+
+$(STAMP): setup.cfg pyproject.toml
+	@test -n "$(PYTHON)" || { echo "lichtstrom needs Python 3.11 or newer and found none:" \
+		"install one (Debian: apt install python3 python3-venv), or name it: make PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "$(PYTHON) is older than Python 3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) has no venv module" \
+		"(Debian: apt install python3-venv)"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[array,test,dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv .demo build dist *.egg-info .coverage .coverage.* \
+		.pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find pipeline schemas tests -name __pycache__ -type d -prune -exec rm -rf {} +
