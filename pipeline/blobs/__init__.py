@@ -25,6 +25,10 @@ def open_store(settings: StoreSettings) -> BlobStore:
         return MemoryStore(url.removeprefix("memory:").strip("/"))
     if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.strip("/"):
         return FileStore(Path(unquote(parts.path)))
+    if parts.scheme == "s3":
+        from pipeline.blobs.s3 import S3Store  # half the import time of the package
+
+        return S3Store(settings)
     raise ConfigError(
         f"store.url = {url!r} must be file:///dir, s3://, s3://bucket/prefix or memory://NAME"
     )

@@ -1,0 +1,131 @@
+"""Buckets: made, named and opened to others with the ``minio`` client, never on the data path."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import urllib3
+from minio import Minio
+from minio.error import InvalidResponseError, S3Error, ServerError
+
+from pipeline.blobs.links import AWS, Link, Links
+from pipeline.blobs.s3errors import from_answer
+from pipeline.errors import InvalidArgumentError, PipelineError, StoreUnavailableError
+
+#: Somebody, perhaps ourselves a moment ago, has made it.
+_EXISTS = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
+
+
+class BucketAdmin:
+    """The buckets behind some links; ``store`` is its address for messages."""
+
+    def __init__(self, links: Links, *, store: str) -> None:
+        self._links = links
+        self._store = store
+
+    def create(self, bucket: str) -> None:
+        """Make a bucket; one that exists is no error."""
+
+        def action(link: Link, budget_s: float) -> None:
+            with _client(link, budget_s) as client:
+                if client.bucket_exists(bucket):
+                    return
+                try:
+                    client.make_bucket(bucket, location=link.settings.region)
+                except S3Error as error:
+                    if error.code not in _EXISTS:
+                        raise
+
+        self._links.attempt(action, self._translate)
+
+    def names(self) -> list[str]:
+        """Return the buckets that these credentials can see."""
+
+        def action(link: Link, budget_s: float) -> list[str]:
+            with _client(link, budget_s) as client:
+                return sorted(bucket.name for bucket in client.list_buckets())
+
+        return self._links.attempt(action, self._translate)
+
+    def set_policy(self, bucket: str, policy: str) -> None:
+        """Set a bucket's policy, for example one of :func:`bucket_policy`."""
+
+        def action(link: Link, budget_s: float) -> None:
+            with _client(link, budget_s) as client:
+                client.set_bucket_policy(bucket, policy)
+
+        self._links.attempt(action, self._translate)
+
+    def _translate(self, error: Exception, link: Link) -> Exception:
+        if isinstance(error, S3Error):
+            found = from_answer(
+                error.response.status,
+                error.code or "",
+                error.message or "",
+                store=self._store,
+                endpoint=link.name,
+            )
+            if isinstance(found, PipelineError):
+                return found
+            return StoreUnavailableError(self._store, f"{link.name}: {error.code}")
+        if isinstance(error, (ServerError, InvalidResponseError, urllib3.exceptions.HTTPError)):
+            return StoreUnavailableError(self._store, f"{link.name}: {_reason(error)}")
+        if isinstance(error, ValueError) and not isinstance(error, PipelineError):
+            return InvalidArgumentError("bucket", str(error))  # minio checks the name
+        return error
+
+
+def bucket_policy(bucket: str, *, readers: Sequence[str], writers: Sequence[str] = ()) -> str:
+    """Return a policy by which ``readers`` may read and ``writers`` do everything in a bucket.
+
+    Whole buckets only: not every server keeps to conditions on a prefix.
+    """
+    objects, itself = f"arn:aws:s3:::{bucket}/*", f"arn:aws:s3:::{bucket}"
+    statements = []
+    if readers:
+        statements += [
+            _allow(readers, ["s3:GetObject"], objects),
+            _allow(readers, ["s3:ListBucket", "s3:GetBucketLocation"], itself),
+        ]
+    if writers:
+        statements += [_allow(writers, ["s3:*"], objects), _allow(writers, ["s3:*"], itself)]
+    return json.dumps({"Version": "2012-10-17", "Statement": statements})
+
+
+def _allow(users: Sequence[str], actions: Sequence[str], resource: str) -> dict[str, object]:
+    return {
+        "Effect": "Allow",
+        "Principal": {"AWS": list(users)},
+        "Action": list(actions),
+        "Resource": [resource],
+    }
+
+
+def _reason(error: Exception) -> str:
+    """Return the innermost cause; urllib3 wraps it several times."""
+    cause = getattr(error, "reason", None)
+    text = str(cause or error)
+    return text.rpartition(": ")[2][:200]
+
+
+@contextmanager
+def _client(link: Link, budget_s: float) -> Iterator[Minio]:
+    settings = link.settings
+    # Two requests at most in an action: each gets half.
+    pool = urllib3.PoolManager(
+        timeout=urllib3.Timeout(total=budget_s / 2), retries=urllib3.Retry(0, read=0, connect=0)
+    )
+    scheme, _, host = link.endpoint.partition("://")
+    try:
+        yield Minio(
+            "s3.amazonaws.com" if link.endpoint == AWS else host,
+            access_key=settings.access_key or None,
+            secret_key=str(settings.secret_key) or None,
+            secure=scheme != "http",
+            region=settings.region,
+            http_client=pool,
+        )
+    finally:
+        pool.clear()
