@@ -27,13 +27,16 @@ _MARKER = b"\x0c\x1a\x04\xd5"
 # camserver's text takes 1.5 kB; with a CIF template the block was seen to start past byte 6700.
 # A file whose first megabyte has no block is not one of these.
 _HEAD_NBYTES = (16 << 10, 1 << 20)
-# The padding is 4095 bytes from camserver, 1 from others; the rest is room for line ends.
+# The padding is 4095 bytes from camserver, 1 from others, announced or not; the rest is room for
+# line ends.
 _MAX_PADDING = 1 << 20
-_TAIL_NBYTES = 256
+_TAIL_NBYTES = 4096 + 256
 
 _CONTENTS = re.compile(rb"_array_data\.header_contents[ \t]*\r?\n;(.*?)\n;", re.DOTALL)
 _CONVENTION = re.compile(rb"_array_data\.header_convention[ \t]+[\"']?([^\"'\r\n]*)")
-_FIELD = re.compile(r"^(X-Binary-[A-Za-z-]+|Content-[A-Za-z0-9-]+)[ \t]*:[ \t]*(.*)$", re.MULTILINE)
+_FIELD = re.compile(
+    r"^(X-Binary-[A-Z-]+|Content-[A-Z0-9-]+)[ \t]*:[ \t]*(.*)$", re.MULTILINE | re.IGNORECASE
+)
 _CONVERSION = re.compile(r"conversions[ \t]*=[ \t]*\"?([A-Za-z0-9_-]+)", re.IGNORECASE)
 _ELEMENT = re.compile(r"\"?(signed|unsigned) (8|16|32|64)-bit integer\"?")
 
@@ -96,7 +99,7 @@ def parse(payload: Buffer) -> CbfImage:
     contents = _CONTENTS.search(head, 0, section)
     convention = _CONVENTION.search(head, 0, section)
     return CbfImage(
-        header_text=contents[1].decode("latin-1").strip("\r\n") if contents else "",
+        header_text=_lines(contents[1]) if contents else "",
         convention=convention[1].decode("latin-1").strip() if convention else "",
         width=width,
         height=height,
@@ -162,6 +165,10 @@ def _find_block(view: memoryview) -> tuple[bytes, int, int]:
     if section < 0:
         raise DecodeError("CBF: no binary section; this is no CBF file, or its text is cut short")
     raise DecodeError("CBF: the text of the binary section has no end (0C 1A 04 D5)")
+
+
+def _lines(text: bytes) -> str:
+    return text.decode("latin-1").replace("\r\n", "\n").strip("\r\n")
 
 
 def _integer(fields: dict[str, str], name: str, default: int | None = None) -> int:
