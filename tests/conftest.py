@@ -150,7 +150,7 @@ def _open_files() -> dict[int, str]:
     found = {}
     for entry in os.scandir("/proc/self/fd"):
         try:
-            target = os.readlink(entry.path)
+            target = str(Path(entry.path).readlink())
         except OSError:
             continue
         regular = target.startswith("/") and not target.startswith(("/dev/", "/proc/", "/sys/"))

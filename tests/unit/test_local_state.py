@@ -53,7 +53,7 @@ def test_the_notes_are_readable_by_their_owner_alone(tmp_path: Path) -> None:
     write_private(tmp_path / RUNTIME_FILE, INFO.to_json())
     assert (tmp_path / RUNTIME_FILE).stat().st_mode & 0o777 == 0o600
     assert load_info(tmp_path) == INFO
-    assert os.listdir(tmp_path) == [RUNTIME_FILE]
+    assert [path.name for path in tmp_path.iterdir()] == [RUNTIME_FILE]
 
 
 def test_the_state_comes_back_as_it_was_saved(tmp_path: Path) -> None:
