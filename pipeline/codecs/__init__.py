@@ -38,7 +38,7 @@ def decode(
 
     The array is a read-only view on the payload where its bytes are the pixels (``raw``, and
     uncompressed files); else it is new, and may be read-only too: copy it before changing it.
-    Safe on any bytes; releases the interpreter lock for most of the work.
+    Safe on any bytes.
 
     Raises
     ------
