@@ -237,6 +237,7 @@ class ManifestRef:
     """A durable part of the manifest (``part`` >= 0) or its seal (``part`` == -1).
 
     ``offsets``: per partition, records below are in this part or an earlier one.
+    ``account``: of the whole stream, with the seal only.
     """
 
     stream_key: bytes
@@ -246,6 +247,7 @@ class ManifestRef:
     key: str
     offsets: tuple[int, ...]
     frames: int = 0
+    account: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,6 +279,36 @@ class Deleted:
     by: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seal:
+    """A finished stream as its manifest keeps it; the seal with the highest epoch counts.
+
+    Parameters
+    ----------
+    start, ends:
+        The stream's start and the end of each module, each as it stands on the wire, so that a
+        newer version's fields are kept.
+    attachments:
+        Name to key.
+    frames:
+        Frames in all parts, copies counted.
+    parts:
+        In the order of the log; :class:`pipeline.manifest.part.Part` is an entry.
+    """
+
+    stream_key: bytes
+    epoch: int
+    nonce: str
+    start: bytes
+    ends: tuple[bytes, ...]
+    metadata: Mapping[str, AttributeValue] = field(default_factory=dict)
+    attachments: Mapping[str, str] = field(default_factory=dict)
+    quarantined: Sequence[Mapping[str, str]] = ()
+    account: Mapping[str, Any] = field(default_factory=dict)
+    frames: int = 0
+    parts: tuple[Mapping[str, Any], ...] = ()
+
+
 CatalogueRecord = Start | Claim | End | ManifestRef | UserMetadata | Attachment | Deleted
 
 
@@ -289,6 +321,8 @@ class ModuleState:
 
     claim: Claim | None = None
     end: End | None = None
+    #: When the claim was appended, ms since 1970 by the broker's clock.
+    claimed_ms: int = 0
 
 
 @dataclass(slots=True, kw_only=True)

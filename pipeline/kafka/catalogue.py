@@ -109,9 +109,9 @@ class CatalogueTopic:
             raise self._watch.error(error)
         self._next = message.offset() + 1
         if message.value():  # neither a tombstone nor a clock record
-            self._apply(message.value(), message.offset())
+            self._apply(message.value(), message.offset(), message.timestamp()[1])
 
-    def _apply(self, value: bytes, offset: int) -> None:
+    def _apply(self, value: bytes, offset: int, timestamp_ms: int) -> None:
         where = f"{self.topic}/0@{offset}"
         try:
             record = codec.decode(value, where=where, resolve=self._resolve)
@@ -120,7 +120,7 @@ class CatalogueTopic:
             log.warning("catalogue record ignored: %s", error)
             return
         if not isinstance(record, (Segment, Mark)):
-            self.state.apply(record, offset)
+            self.state.apply(record, offset, timestamp_ms)
 
     def close(self) -> None:
         """Release the consumer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -16,7 +17,7 @@ from pipeline.kafka.ranges import RangeReader
 from pipeline.kafka.search import PartitionSearch
 from pipeline.naming import Names
 from pipeline.protocols import Lookup
-from pipeline.records import Located, Segment, StreamInfo
+from pipeline.records import NO_FLOOR, Located, Segment, StreamInfo
 from pipeline.wire import codec
 
 
@@ -98,6 +99,47 @@ class KafkaStreamLog:
                 if last is not None and isinstance(last.value, Segment):
                     found.append(last)
         return found
+
+    def read(self, begin: Sequence[int], end: Sequence[int], *, timeout_s: float) -> list[Located]:
+        """Return all records between the offsets of each partition (``end`` excluded)."""
+        deadline = time.monotonic() + timeout_s
+        found: list[Located] = []
+        with self._lock, translated(self._watch):
+            for partition, (first, last) in enumerate(zip(begin, end, strict=True)):
+                found.extend(self._search(partition).read(first, last, deadline))
+        return found
+
+    def progress(self, module: int, *, timeout_s: float) -> tuple[int, list[int]]:
+        """Return the highest floor and, per partition, the highest ceil of a module's writers."""
+        floor, ceils = NO_FLOOR, []
+        with self._lock, translated(self._watch):
+            for partition in range(self._info.start.partitions):
+                low, high = self._range(partition)
+                last = self._search(partition).newest(module, low, high, timeout_s)
+                floor = max(floor, last[0])
+                ceils.append(last[1])
+        return floor, ceils
+
+    def last_sign_ms(self, module: int, since_ms: int) -> int | None:
+        """Return when a writer of ``module`` was last heard of since then, by the broker's clock.
+
+        None if it was silent; reads at most the records that came since.
+        """
+        newest = None
+        deadline = time.monotonic() + self._settings.timeout_s
+        with self._lock, translated(self._watch):
+            wanted = [
+                TopicPartition(self.topic, p, since_ms) for p in range(self._info.start.partitions)
+            ]
+            found = self._client().offsets_for_times(wanted, timeout=self._settings.timeout_s)
+            for entry in found:
+                if entry.offset < 0:  # nothing since then
+                    continue
+                high = self._watermarks(entry.partition)[1]
+                for located in self._search(entry.partition).read(entry.offset, high, deadline):
+                    if located.value.module == module:
+                        newest = max(newest or 0, located.timestamp_ms)
+        return newest
 
     def _range(self, partition: int) -> tuple[int, int]:
         end = self._info.end_offsets

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pipeline.kafka.cursor import decode_message
 from pipeline.kafka.ranges import RangeReader
 from pipeline.protocols import Lookup
-from pipeline.records import Located, Segment, Start
+from pipeline.records import NO_CEIL, NO_FLOOR, Located, Segment, Start
 from pipeline.wire import codec
 
 #: Below this many records between two known ones a search reads on instead of jumping.
@@ -55,7 +55,7 @@ class PartitionSearch:
             passed = passed and over
         if not records:  # late frames lie behind a floor that has passed them
             for offset in self._late(number, low, high, deadline):
-                located = next(self._read(offset, offset + 1, deadline), None)
+                located = next(self.read(offset, offset + 1, deadline), None)
                 if located is not None:
                     records[offset] = located
         found = tuple(records[offset] for offset in sorted(records))
@@ -72,14 +72,30 @@ class PartitionSearch:
     def last(self, low: int, high: int, timeout_s: float) -> Located | None:
         """Return the stream's last segment between the offsets, or None."""
         deadline = time.monotonic() + timeout_s
+        for records in self._backwards(low, high, deadline):
+            segments = [r for r in records if _has_frames(r)]
+            if segments:
+                return segments[-1]
+        return None
+
+    def newest(self, module: int, low: int, high: int, timeout_s: float) -> tuple[int, int]:
+        """Return (floor, ceil) of the module's writers at the end of the range."""
+        deadline = time.monotonic() + timeout_s
+        floor, ceil = NO_FLOOR, NO_CEIL
+        for records in self._backwards(low, high, deadline):
+            ours = [r.value for r in records if r.value.module == module]
+            if ours:
+                # The largest of a whole window: a zombie's last record may lie below.
+                return max(r.floor for r in ours), max(r.ceil for r in ours)
+        return floor, ceil
+
+    def _backwards(self, low: int, high: int, deadline: float) -> Iterator[list[Located]]:
+        """Yield windows of records from the end of the range down, each eight times larger."""
         window, upper = 16, high
         while upper > low:
             lower = max(low, upper - window)
-            segments = [r for r in self._read(lower, upper, deadline) if _has_frames(r)]
-            if segments:
-                return segments[-1]
+            yield list(self.read(lower, upper, deadline))
             upper, window = lower, window * 8
-        return None
 
     def _first_reaching(
         self, number: int, module: int, low: int, high: int, deadline: float
@@ -98,7 +114,7 @@ class PartitionSearch:
             ceils = (lower_ceil, upper_ceil) if step % 3 else (None, None)
             guess = _interpolate(number, lower, ceils[0], upper, ceils[1])
             seen, hit = 0, None
-            for located in self._read(guess, upper, deadline):
+            for located in self.read(guess, upper, deadline):
                 if located.value.module != module:
                     continue
                 seen += 1
@@ -155,7 +171,7 @@ class PartitionSearch:
         records: dict[int, Located],
     ) -> bool:
         """Gather the module's records of ``number`` from ``begin``; True if it has been passed."""
-        for located in self._read(begin, high, deadline):
+        for located in self.read(begin, high, deadline):
             if located.value.module != module:
                 continue
             if _holds(located, number):
@@ -167,7 +183,7 @@ class PartitionSearch:
     def _late(self, number: int, low: int, high: int, deadline: float) -> list[int]:
         """Return offsets of segments that hold ``number``, from an index of the whole partition."""
         begin = max(low, self._indexed_to)
-        for located in self._read(begin, high, deadline):
+        for located in self.read(begin, high, deadline):
             if _has_frames(located) and isinstance(located.value, Segment):
                 numbers = located.value.numbers
                 self._index.append((int(numbers[0]), int(numbers[-1]), located.offset))
@@ -177,11 +193,11 @@ class PartitionSearch:
         return [
             offset
             for offset in offsets
-            for located in self._read(offset, offset + 1, deadline)
+            for located in self.read(offset, offset + 1, deadline)
             if _holds(located, number)
         ]
 
-    def _read(self, begin: int, end: int, deadline: float) -> Iterator[Located]:
+    def read(self, begin: int, end: int, deadline: float) -> Iterator[Located]:
         """Yield the stream's records with begin <= offset < end."""
         for message in self._reader.read(self._partition, begin, end, deadline):
             located = decode_message(message, self._start.stream_key, self._resolve)

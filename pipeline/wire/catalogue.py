@@ -41,8 +41,8 @@ class Catalogue:
         #: Keys of claims and ends in the order they came, for tombstones.
         self._history: dict[tuple[bytes, int], list[tuple[int, bytes]]] = {}
 
-    def apply(self, record: CatalogueRecord, position: int) -> None:
-        """Take the next record, ``position`` being its offset."""
+    def apply(self, record: CatalogueRecord, position: int, timestamp_ms: int = 0) -> None:
+        """Take the next record; ``position`` is its offset, the time is the broker's."""
         if isinstance(record, Start):
             self._start(record, position)
             return
@@ -50,7 +50,7 @@ class Catalogue:
         if info is None or info.deleted:
             return  # of a stream that lost the race for its name, or is gone
         if isinstance(record, Claim):
-            self._claim(info, record)
+            self._claim(info, record, timestamp_ms)
         elif isinstance(record, End):
             self._end(info, record)
         elif isinstance(record, ManifestRef):
@@ -98,14 +98,14 @@ class Catalogue:
         info.metadata = dict(start.metadata)
         self._by_name[name] = self._by_key[start.stream_key] = info
 
-    def _claim(self, info: StreamInfo, claim: Claim) -> None:
+    def _claim(self, info: StreamInfo, claim: Claim, timestamp_ms: int) -> None:
         self._remember(claim)
         state = info.modules.setdefault(claim.module, ModuleState())
         if state.claim is not None and claim.epoch <= state.claim.epoch:
             return  # of equal epochs the first wins
         if state.end is not None and not claim.reopen:
             return  # came after the end without asking to reopen
-        state.claim, state.end = claim, None
+        state.claim, state.end, state.claimed_ms = claim, None, timestamp_ms
 
     def _end(self, info: StreamInfo, end: End) -> None:
         self._remember(end)

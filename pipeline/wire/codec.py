@@ -32,6 +32,7 @@ Record = (
     | records.UserMetadata
     | records.Attachment
     | records.Deleted
+    | records.Seal
 )
 T = TypeVar("T")
 #: Fetches the text of a schema by fingerprint (8 bytes) or registry id (int); None: unknown.

@@ -27,6 +27,7 @@ FILES: Mapping[type, str] = {
     records.UserMetadata: "user_metadata.avsc",
     records.Attachment: "attachment.avsc",
     records.Deleted: "deleted.avsc",
+    records.Seal: "seal.avsc",
 }
 
 

@@ -1,0 +1,1 @@
+"""The writing side, piece by piece: drafts, claims, the window, the spool."""

@@ -1,0 +1,159 @@
+"""Frames on local disk while the broker or the store are away; read back in order.
+
+One folder per writer: ``<spool>/<beamtime>/<detector>/<stream>/<nonce>/``.  Each file is one draft:
+the length of its record (8 bytes, little-endian), the record, the payload.  Files are written under
+a temporary name and renamed, so that a crash leaves whole ones only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import SpoolError, WireError
+from pipeline.naming import StreamId, escape, new_nonce, unescape
+from pipeline.publishing.draft import Draft, draft_of
+from pipeline.records import NO_CEIL, NO_FLOOR, Segment
+from pipeline.wire import codec
+
+_LENGTH = struct.Struct("<Q")
+_SUFFIX = ".segment"
+_FACTS = "stream.json"
+
+
+class SpoolFolder:
+    """What one writer of one stream has spooled; one thread writes, one reads.
+
+    Raises SpoolError when the disk is full or the folder cannot be used; a draft that was
+    refused is not in the spool.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._next = 0
+        files = self.files()
+        self.nbytes = sum(file.stat().st_size for file in files)
+        if files:
+            self._next = int(files[-1].stem) + 1
+
+    @classmethod
+    def create(cls, root: Path, name: StreamId, facts: Mapping[str, Any]) -> SpoolFolder:
+        """Make a new folder; ``facts`` are what is needed to publish it without its writer."""
+        parts = (escape(part) for part in (name.beamtime, name.detector, name.stream))
+        path = root.joinpath(*parts, f"{os.getpid()}-{new_nonce()}")
+        try:
+            path.mkdir(parents=True)
+            (path / _FACTS).write_text(json.dumps(dict(facts)))
+        except OSError as error:
+            raise SpoolError(f"spool {path} cannot be made: {error.strerror}") from error
+        return cls(path)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What its writer knew of the stream."""
+        try:
+            found: dict[str, Any] = json.loads((self.path / _FACTS).read_text())
+            return found
+        except (OSError, ValueError) as error:
+            raise SpoolError(f"spool {self.path}: {_FACTS} cannot be read ({error})") from error
+
+    @property
+    def name(self) -> StreamId:
+        """The stream it belongs to."""
+        return StreamId(*(unescape(part) for part in self.path.parts[-4:-1]))
+
+    @property
+    def pid(self) -> int:
+        """The process that wrote it."""
+        return int(self.path.name.partition("-")[0])
+
+    def files(self) -> list[Path]:
+        """Return the drafts in the order they were taken."""
+        return sorted(self.path.glob(f"*{_SUFFIX}"))
+
+    def put(self, draft: Draft, *, epoch: int, sync: bool) -> None:
+        """Add a draft; it survives the death of the process when this returns."""
+        record = codec.encode(
+            draft.segment(
+                stream_key=b"\0" * 8,
+                epoch=epoch,
+                floor=NO_FLOOR,
+                ceil=NO_CEIL,
+                blob="spool",
+                inline=b"",
+            )
+        )
+        target = self.path / f"{self._next:012d}{_SUFFIX}"
+        partial = target.with_suffix(".part")
+        try:
+            with partial.open("wb") as file:
+                file.write(_LENGTH.pack(len(record)))
+                file.write(record)
+                file.write(draft.payload)
+                if sync:
+                    file.flush()
+                    os.fsync(file.fileno())
+                self.nbytes += file.tell()
+            partial.rename(target)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            what = "is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "cannot be written"
+            raise SpoolError(f"spool {self.path} {what}: {error.strerror}") from error
+        self._next += 1
+
+    def read(self, file: Path) -> Draft:
+        """Return one draft as it was put."""
+        try:
+            data = memoryview(file.read_bytes())
+            (length,) = _LENGTH.unpack_from(data)
+            record = codec.decode(bytes(data[8 : 8 + length]), where=str(file))
+        except (OSError, struct.error, WireError) as error:
+            raise SpoolError(f"spool file {file} cannot be read: {error}") from error
+        payload = data[8 + length :]
+        if not isinstance(record, Segment) or int(record.lengths.sum()) != len(payload):
+            raise SpoolError(f"spool file {file} is not whole")
+        return draft_of(record, payload)
+
+    def done(self, file: Path) -> None:
+        """Remove a draft that has been acknowledged."""
+        with contextlib.suppress(FileNotFoundError):
+            self.nbytes -= file.stat().st_size
+            file.unlink()
+
+    def remove(self) -> None:
+        """Remove the folder if it holds no drafts any more, and empty folders above it."""
+        if self.files():
+            return
+        with contextlib.suppress(OSError):
+            (self.path / _FACTS).unlink(missing_ok=True)
+            for folder in (self.path, *self.path.parents[:3]):
+                folder.rmdir()
+
+
+def left_behind(root: Path, name: StreamId | None = None) -> Iterator[SpoolFolder]:
+    """Yield the folders of writers that are no longer there, of one stream or of all."""
+    parts = ("*", "*", "*") if name is None else (name.beamtime, name.detector, name.stream)
+    pattern = "/".join(part if name is None else escape(part) for part in parts)
+    for facts in sorted(root.glob(f"{pattern}/*/{_FACTS}")):
+        folder = SpoolFolder(facts.parent)
+        if folder.pid != os.getpid() and not _alive(folder.pid):
+            yield folder
+
+
+def _alive(pid: int) -> bool:
+    if os.name == "nt":  # there signal 0 is Ctrl-C: `lichtstrom spool drain` is told by a person
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is there, and not ours
+        return True
+    return True

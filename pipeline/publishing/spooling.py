@@ -1,0 +1,124 @@
+"""Whether a publisher spools at the moment, and what waits on disk."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.config import PublishSettings
+from pipeline.errors import SpoolError
+from pipeline.naming import StreamId
+from pipeline.publishing.draft import Draft
+from pipeline.publishing.spool import SpoolFolder
+from pipeline.records import Start
+from pipeline.wire.codec import to_plain
+
+log = logging.getLogger(__name__)
+
+
+class Spooling:
+    """The spool of one publisher; the caller holds the publisher's lock, but for ``wait``.
+
+    Inactive: frames go to the window.  Active: every frame goes to disk, behind those already
+    there, until all have been moved to the window in order.
+    """
+
+    def __init__(
+        self, settings: PublishSettings, name: StreamId, start: Start, *, sync: bool
+    ) -> None:
+        self._settings = settings
+        self._name = name
+        self._start = start
+        self._sync = sync
+        self._folder: SpoolFolder | None = None
+        self._buffer: npt.NDArray[np.uint8] | None = None
+        self._files: deque[tuple[Path, int]] = deque()
+        self._moved: list[Path] = []
+        self._ended = threading.Event()
+        self.active = False
+        self.frames = 0
+
+    @property
+    def possible(self) -> bool:
+        """Whether there is a spool at all."""
+        return bool(self._settings.spool)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether drafts are on disk that have not been moved."""
+        return bool(self._files)
+
+    def begin(self) -> None:
+        """Start spooling. Raises SpoolError if the folder cannot be made."""
+        if self._folder is None:
+            facts = {"start": {**to_plain(self._start), "stream_key": self._start.stream_key.hex()}}
+            self._folder = SpoolFolder.create(Path(self._settings.spool), self._name, facts)
+        self._ended.clear()
+        self.active = True
+
+    def buffer(self, nbytes: int) -> npt.NDArray[np.uint8]:
+        """Return the buffer that drafts on their way to disk use, one at a time."""
+        if self._buffer is None:
+            self._buffer = np.empty(nbytes, np.uint8)
+        return self._buffer
+
+    def owns(self, buffer: npt.NDArray[np.uint8]) -> bool:
+        """Whether a buffer is not the pool's: the spool's own, or a file's content."""
+        return buffer is self._buffer or not buffer.flags.owndata
+
+    def put(self, draft: Draft, *, epoch: int) -> None:
+        """Write a draft to disk.
+
+        Raises SpoolError when the spool has reached its limit or the disk is full: the frames of
+        this draft are not taken, and the error is the publisher's owner's to hear.
+        """
+        if self._folder is None:
+            raise SpoolError(f"{self._name}: there is no spool")
+        if self._folder.nbytes + draft.used > self._settings.spool_nbytes:
+            raise SpoolError(
+                f"spool {self._folder.path} has reached its limit of"
+                f" {self._settings.spool_nbytes} bytes: broker and store must come back first"
+            )
+        self._folder.put(draft, epoch=epoch, sync=self._sync)
+        self._files.append((self._folder.files()[-1], len(draft)))
+        self.frames += len(draft)
+
+    def next(self) -> Draft | None:
+        """Return the oldest draft on disk; its file stays until it is known to be published."""
+        if not self._files or self._folder is None:
+            return None
+        path, frames = self._files.popleft()
+        draft = self._folder.read(path)
+        self._moved.append(path)
+        self.frames -= frames
+        return draft
+
+    def finish(self) -> None:
+        """Go back to the direct way: everything has been moved."""
+        log.info("%s: the spool has been caught up with", self._name)
+        self.active = False
+        self._ended.set()
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until the spool is caught up with, or the time is over."""
+        self._ended.wait(timeout_s)
+
+    def published(self) -> None:
+        """Remove the files of what was moved: it is confirmed."""
+        if self._folder is not None:
+            for path in self._moved:
+                self._folder.done(path)
+            self._moved.clear()
+
+    def close(self, published: Callable[[], bool] = lambda: False) -> None:
+        """Remove the folder if nothing waits in it."""
+        if published():
+            self.published()
+        if self._folder is not None:
+            self._folder.remove()

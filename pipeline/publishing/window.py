@@ -1,0 +1,335 @@
+"""What is on its way: uploaded by several threads, announced in order, confirmed by a look.
+
+Blob first, then record: a record on a topic promises that its bytes can be read.  Records leave in
+the order in which drafts were submitted, whichever upload finishes first, so that floor and ceil
+never fall.  Success is said after a look at the catalogue, begun after the acknowledgement, shows
+that nobody else has claimed the stream (one look covers all earlier acknowledgements).
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pipeline.config import PublishSettings
+from pipeline.errors import PipelineError
+from pipeline.kafka.producer import Acknowledged
+from pipeline.naming import record_key, segment_key
+from pipeline.publishing.claims import Held, name_of, superseded
+from pipeline.publishing.draft import Draft
+from pipeline.publishing.floors import Progress
+from pipeline.records import NO_CEIL, NO_FLOOR, Segment, StreamInfo
+from pipeline.services import Services
+from pipeline.wire import codec
+
+log = logging.getLogger(__name__)
+#: File names that other programs recognise, for objects that hold a single file.
+SUFFIXES: Mapping[str, str] = {"cbf": ".cbf", "tiff": ".tif", "edf": ".edf", "hdf5": ".h5"}
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Entry:
+    """A draft in the window."""
+
+    ticket: int
+    draft: Draft
+    segment: Segment | None = None
+    uploaded: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A member of a group that writes a derived stream under the group's claim."""
+
+    name: str = ""
+    generation: int = 0
+
+
+class Window:
+    """Moves drafts of one publisher to store and topic.
+
+    ``submit`` never blocks: what it holds is bounded by the publisher's buffers.  ``on_confirmed``
+    and ``on_released`` are called from the window's threads.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        info: StreamInfo,
+        held: Mapping[int, Held],
+        progress: Mapping[int, Progress],
+        settings: PublishSettings,
+        *,
+        member: Member,
+        on_confirmed: Callable[[Sequence[Any], int], None],
+        on_released: Callable[[Draft], None],
+    ) -> None:
+        self._services = services
+        self._info = info
+        self._held = held
+        self.progress = progress
+        self._settings = settings
+        self._member = member
+        self._on_confirmed = on_confirmed
+        self._on_released = on_released
+        start = info.start
+        self._topic = services.names.topic(start.beamtime, start.detector)
+        self._prefix = services.prefix(info)
+        self.changed = threading.Condition()
+        self.failure: PipelineError | None = None
+        #: Why nothing moves at the moment, for messages; "" while all is well.
+        self.trouble = ""
+        self._uploads: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
+        self._in_order: deque[Entry] = deque()
+        self._acked: list[Entry] = []
+        self._unconfirmed: dict[int, Entry] = {}
+        self._echoes: list[tuple[int, Any]] = []
+        self._ticket = 0
+        self._stop = threading.Event()
+        self.last_sent_s = [0.0] * start.partitions
+        self.sent_floor = {m: [NO_FLOOR] * start.partitions for m in held}
+        self._threads = [
+            threading.Thread(target=self._upload_loop, name=f"upload-{i}", daemon=True)
+            for i in range(max(1, settings.uploads))
+        ]
+        confirm = threading.Thread(target=self._confirm_loop, name="confirm", daemon=True)
+        self._threads.append(confirm)
+
+    def start(self) -> None:
+        """Start the threads."""
+        for thread in self._threads:
+            thread.start()
+
+    # -- handing over ---------------------------------------------------------------------------
+
+    def open(self, module: int, number: int) -> int:
+        """Return the ticket of a new draft beginning with ``number``, which holds the floor."""
+        with self.changed:
+            self._ticket += 1
+            self.progress[module].queued(self._ticket, number)
+            self.progress[module].taken(number)
+            return self._ticket
+
+    def note(self, module: int, number: int) -> None:
+        """Note one more number in an open draft."""
+        with self.changed:
+            self.progress[module].taken(number)
+
+    def submit(self, draft: Draft, ticket: int) -> None:
+        """Take a draft that crosses no chunk; drafts are submitted in the order of their tickets."""
+        entry = Entry(ticket=ticket, draft=draft)
+        with self.changed:
+            self._in_order.append(entry)
+            self._unconfirmed[ticket] = entry
+        self._uploads.put(entry)
+
+    def echo(self, token: Any) -> None:
+        """Confirm ``token`` once everything submitted so far is confirmed (a known frame)."""
+        with self.changed:
+            self._echoes.append((self._ticket, token))
+            self.changed.notify_all()
+
+    @property
+    def pending(self) -> int:
+        """Frames submitted and not yet confirmed."""
+        with self.changed:
+            return sum(len(entry.draft) for entry in self._unconfirmed.values())
+
+    @property
+    def unannounced(self) -> int:
+        """Drafts whose record has not left yet; few of them mean that things move."""
+        return len(self._in_order)
+
+    def wait_empty(self, timeout_s: float | None) -> bool:
+        """Wait until all is confirmed; False if it did not happen in time or the window failed."""
+        with self.changed:
+            self.changed.wait_for(
+                lambda: self.failure is not None or not (self._unconfirmed or self._echoes),
+                timeout_s,
+            )
+            return not self._unconfirmed and not self._echoes
+
+    def drafts(self) -> list[Draft]:
+        """Return what is not confirmed yet, for a spool that takes over at the last moment."""
+        with self.changed:
+            return [self._unconfirmed[ticket].draft for ticket in sorted(self._unconfirmed)]
+
+    # -- store ----------------------------------------------------------------------------------
+
+    def _upload_loop(self) -> None:
+        while (entry := self._uploads.get()) is not None:
+            try:
+                entry.segment = self._stored(entry)
+            except PipelineError as error:
+                self._fail(error)
+                return
+            if entry.segment is None:  # stopped while the store was away
+                return
+            with self.changed:
+                entry.uploaded = True
+                self._announce()
+
+    def _stored(self, entry: Entry) -> Segment | None:
+        """Write the payload; return the record without floor and ceil, None when stopped."""
+        draft, held = entry.draft, self._held[entry.draft.layout[3]]
+        inline = draft.used <= self._settings.inline_nbytes
+        blob = ""
+        if draft.used and not inline:
+            blob = segment_key(
+                self._prefix,
+                epoch=held.claim.epoch,
+                nonce=self._member.name or held.claim.nonce,
+                module=draft.layout[3],
+                first=draft.numbers[0],
+                sequence=entry.ticket,
+                suffix=SUFFIXES.get(draft.layout[2], ".bin") if len(draft) == 1 else ".bin",
+            )
+            if not self._put(blob, draft):
+                return None
+        return draft.segment(
+            stream_key=self._info.start.stream_key,
+            epoch=held.claim.epoch,
+            floor=NO_FLOOR,
+            ceil=NO_CEIL,
+            blob=blob,
+            inline=bytes(draft.payload) if inline else b"",
+            member=self._member.name,
+            generation=self._member.generation,
+        )
+
+    def _put(self, key: str, draft: Draft) -> bool:
+        """Put until it succeeds; False when stopped first. Raises what cannot pass by waiting."""
+        pause_s = 0.05
+        while not self._stop.is_set():
+            try:
+                self._services.store.put(key, [draft.payload], durability=self._settings.durability)
+                self.trouble = ""
+                return True
+            except PipelineError as error:
+                if not error.retriable:
+                    raise
+                if not self.trouble:
+                    log.warning("waiting for the store: %s", error)
+                self.trouble = str(error)
+                self._stop.wait(pause_s)
+                pause_s = min(1.0, pause_s * 2)
+        return False
+
+    # -- topic ----------------------------------------------------------------------------------
+
+    def _announce(self) -> None:
+        """Send the records of all uploaded drafts at the head of the line; lock held."""
+        while self._in_order and self._in_order[0].uploaded and self.failure is None:
+            entry = self._in_order.popleft()
+            assert entry.segment is not None
+            module = entry.draft.layout[3]
+            progress = self.progress[module]
+            last = entry.draft.numbers[-1]
+            partition = self._info.start.partition_of(last)
+            # What waited in a spool was taken under an earlier claim and promises nothing.
+            floor = progress.current_floor() if self._member.name == "" else NO_FLOOR
+            segment = replace(entry.segment, floor=floor, ceil=progress.sent(partition, last))
+            self.last_sent_s[partition] = time.monotonic()
+            self.sent_floor[module][partition] = floor
+            self._services.producer.append(
+                self._topic,
+                partition,
+                record_key(segment.stream_key, entry.draft.numbers[0]),
+                codec.encode(segment),
+                lambda outcome, entry=entry: self._delivered(entry, outcome),
+            )
+
+    def _delivered(self, entry: Entry, outcome: Acknowledged | PipelineError) -> None:
+        if isinstance(outcome, PipelineError):
+            self._fail(outcome)
+            return
+        with self.changed:
+            self.progress[entry.draft.layout[3]].acknowledged(entry.ticket)
+            self._acked.append(entry)
+            self.changed.notify_all()
+        self._on_released(entry.draft)
+
+    # -- catalogue ------------------------------------------------------------------------------
+
+    def _confirm_loop(self) -> None:
+        while True:
+            with self.changed:
+                self.changed.wait_for(lambda: self._acked or self._echo_due() or self._stopped())
+                if not self._acked and not self._echo_due():
+                    return
+                acked, self._acked = self._acked, []
+            if not self._look():
+                return
+            self._confirm(acked)
+
+    def _stopped(self) -> bool:
+        return self._stop.is_set() or self.failure is not None
+
+    def _echo_due(self) -> bool:
+        oldest = min(self._unconfirmed, default=self._ticket + 1)
+        return bool(self._echoes) and self._echoes[0][0] < oldest
+
+    def _look(self) -> bool:
+        """Look at the catalogue until it answers; False when stopped or superseded."""
+        catalogue = self._services.catalogue(self._info.start.beamtime)
+        while not self._stopped():
+            try:
+                info = catalogue.look().by_key(self._info.start.stream_key)
+            except PipelineError as error:
+                if not error.retriable:
+                    self._fail(error)
+                    return False
+                self.trouble = str(error)
+                self._stop.wait(0.2)
+                continue
+            self.trouble = ""
+            lost = lost_module(info, self._held)
+            if lost is None:
+                return True
+            claim = info.modules[lost].claim if info and not info.deleted else None
+            self._fail(superseded(name_of(self._info.start), claim, self.pending))
+        return False
+
+    def _confirm(self, acked: Sequence[Entry]) -> None:
+        tokens = [token for entry in acked for token in entry.draft.tokens]
+        with self.changed:
+            for entry in acked:
+                del self._unconfirmed[entry.ticket]
+            frames = sum(len(entry.draft) for entry in acked)
+            while self._echo_due():
+                tokens.append(self._echoes.pop(0)[1])
+            self._on_confirmed(tokens, frames)
+            self.changed.notify_all()
+
+    def _fail(self, error: PipelineError) -> None:
+        with self.changed:
+            self.failure = self.failure or error
+            self.changed.notify_all()
+        log.error("publishing stopped: %s", error)
+
+    def close(self) -> None:
+        """Stop the threads; what is not confirmed is not."""
+        self._stop.set()
+        with self.changed:
+            self.changed.notify_all()
+        for _ in self._threads[:-1]:
+            self._uploads.put(None)
+        for thread in self._threads:
+            thread.join(self._services.settings.store.timeout_s + 5)
+
+
+def lost_module(info: StreamInfo | None, held: Mapping[int, Held]) -> int | None:
+    """Return a module whose newest claim is not ours any more, or None if all are."""
+    for module, ours in held.items():
+        if info is None or info.deleted:
+            return module
+        state = info.modules[module]
+        if state.claim != ours.claim or state.end is not None:
+            return module
+    return None

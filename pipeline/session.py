@@ -1,0 +1,329 @@
+"""A session: one configuration, one set of connections, any number of streams."""
+
+from __future__ import annotations
+
+import fnmatch
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Self
+
+from pipeline import config
+from pipeline.config import Settings
+from pipeline.errors import (
+    InvalidArgumentError,
+    PipelineError,
+    StreamNotFoundError,
+    StreamTimeoutError,
+    TopicMissingError,
+)
+from pipeline.frame import AttributeValue, Module
+from pipeline.manifest.combined import CombinedLog
+from pipeline.manifest.stored import StoredLog, discover
+from pipeline.naming import StreamId, new_nonce, new_stream_key
+from pipeline.protocols import StreamLog
+from pipeline.publisher import Publisher
+from pipeline.publishing import claims, deleting, ending
+from pipeline.publishing.window import Member
+from pipeline.records import Start, State, StreamInfo
+from pipeline.services import Services
+from pipeline.shared import open_shared
+from pipeline.stream import Stream
+
+#: How often ``follow`` looks for new streams.
+_FOLLOW_EVERY_S = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamSummary:
+    """One line of a listing."""
+
+    name: StreamId
+    info: StreamInfo
+
+    @property
+    def state(self) -> State:
+        """Open, or how it ended."""
+        return self.info.state
+
+
+class Session:
+    """Access to the streams of one broker and store, or of a store alone.
+
+    Thread-safe. Use it as a context manager; streams and publishers got from it must not outlive
+    it.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._services = Services(settings)
+        self._lock = threading.Lock()
+        self._opened: list[Publisher | Stream] = []
+
+    @property
+    def services(self) -> Services:
+        """The connections, for commands that administer."""
+        return self._services
+
+    # -- writing --------------------------------------------------------------------------------
+
+    def publish(
+        self,
+        beamtime: str,
+        detector: str,
+        stream: str,
+        *,
+        rate_hz: float | None = None,
+        metadata: Mapping[str, AttributeValue] | None = None,
+        modules: Sequence[Module] = (),
+        module: int | None = None,
+        expected: int | None = None,
+        frames_per_chunk: int | None = None,
+        frame_nbytes: int | None = None,
+        reopen: bool = False,
+        takeover: bool = False,
+        instance: str = "",
+        run: Mapping[str, AttributeValue] | None = None,
+        lineage: Mapping[str, AttributeValue] | None = None,
+        member: Member | None = None,
+        **changes: Any,
+    ) -> Publisher:
+        """Open a stream for writing; an open one whose writer is gone is continued.
+
+        Parameters
+        ----------
+        rate_hz:
+            Frames per second, if known; it decides how frames spread over partitions.
+        metadata:
+            What is true for the whole stream, units in the names (``energy_eV``).
+        modules:
+            The detector's modules; empty for a detector that is one image.
+        module:
+            Write this module only; others have writers of their own.
+        expected:
+            How many frames the source will make, if it knows.
+        frames_per_chunk:
+            Consecutive frames that share a partition; 1 where each frame is much work.
+        reopen:
+            Go on with a stream that has ended.
+        takeover:
+            Take the stream from a writer that is alive.
+        instance:
+            Who we are across restarts (adapter@host): may claim again at once after a crash.
+        changes:
+            Settings of the publisher (``durability="disk"``, ``spool="/dir"``, ...).
+
+        Blocks until the stream is claimed (about 50 ms), at most ``kafka.timeout_s`` a step.
+
+        Raises
+        ------
+        InvalidNameError, StreamExistsError, WriterActiveError, TopicMissingError,
+        BrokerUnavailableError
+        """
+        if frames_per_chunk is not None and frames_per_chunk < 1:
+            raise InvalidArgumentError("frames_per_chunk", f"{frames_per_chunk} is less than 1")
+        if rate_hz is not None and not 0 < rate_hz < 1e9:
+            raise InvalidArgumentError("rate_hz", f"{rate_hz} is not a rate")
+        if expected is not None and expected < 0:
+            raise InvalidArgumentError("expected", f"{expected} is negative")
+        name = StreamId(beamtime, detector, stream)
+        self._services.names.bucket(beamtime)  # names that cannot be stored fail before anything
+        self._services.names.topic(beamtime, detector)
+        start = Start(
+            stream_key=new_stream_key(),
+            beamtime=name.beamtime,
+            detector=name.detector,
+            stream=name.stream,
+            created_ns=time.time_ns(),
+            partitions=0,
+            frames_per_chunk=frames_per_chunk or 0,
+            offsets=(),
+            modules=tuple(modules),
+            rate_hz=rate_hz,
+            expected=expected,
+            metadata=claims.check_metadata(metadata),
+            run=claims.check_metadata(run),
+            lineage=claims.check_metadata(lineage),
+            writer=claims.holder(),
+            nonce=new_nonce(),
+        )
+        out = Publisher(
+            self._services,
+            start,
+            config.with_publish(self.settings, **changes).publish,
+            modules=None if module is None else (module,),
+            reopen=reopen,
+            takeover=takeover,
+            instance=instance,
+            frame_nbytes=frame_nbytes,
+            member=member,
+        )
+        with self._lock:
+            self._opened.append(out)
+        out.open()
+        return out
+
+    # -- reading --------------------------------------------------------------------------------
+
+    def stream(self, beamtime: str, detector: str, stream: str) -> Stream:
+        """Return a stream for reading, live or stored.
+
+        Raises StreamNotFoundError, BrokerUnavailableError, StoreUnavailableError.
+        """
+        name = StreamId(beamtime, detector, stream)
+        info = self._find(name)
+        opened = Stream(
+            self._log(info),
+            self._services.store,
+            name=name,
+            read=self.settings.read,
+            shared=lambda source, **options: open_shared(
+                self._services if self._services.has_broker else None, source, **options
+            ),
+        )
+        with self._lock:
+            self._opened.append(opened)
+        return opened
+
+    def streams(self, pattern: str = "*/*/*") -> list[StreamSummary]:
+        """Return the streams whose name matches a shell pattern (``c1/*/scan_*``), oldest first."""
+        found = [
+            StreamSummary(name=claims.name_of(info.start), info=info)
+            for beamtime in self._beamtimes(pattern)
+            for info in self._infos(beamtime)
+        ]
+        matching = [s for s in found if fnmatch.fnmatchcase(str(s.name), pattern)]
+        return sorted(matching, key=lambda s: (s.info.start.created_ns, s.info.position))
+
+    def follow(
+        self, pattern: str = "*/*/*", *, timeout_s: float | None = 30.0
+    ) -> Iterator[StreamSummary]:
+        """Yield matching streams, those that exist and then new ones as they begin.
+
+        Raises StreamTimeoutError when no new one began for ``timeout_s``.
+        """
+        if timeout_s is not None and timeout_s < 0:
+            raise InvalidArgumentError("timeout_s", f"{timeout_s} is negative")
+        seen: set[bytes] = set()
+        since = time.monotonic()
+        pause = threading.Event()
+        while True:
+            for summary in self.streams(pattern):
+                if summary.info.start.stream_key not in seen:
+                    seen.add(summary.info.start.stream_key)
+                    yield summary
+                    since = time.monotonic()
+            if timeout_s is not None and time.monotonic() - since >= timeout_s:
+                raise StreamTimeoutError(pattern, timeout_s, "no new stream began")
+            pause.wait(_FOLLOW_EVERY_S)
+
+    def _find(self, name: StreamId) -> StreamInfo:
+        for info in self._infos(name.beamtime):
+            if (info.start.detector, info.start.stream) == (name.detector, name.stream):
+                return info
+        where = self.settings.kafka.bootstrap or self._services.store.url
+        known = [s.info.start.stream for s in self.streams(f"{name.beamtime}/*/*")][-5:]
+        hint = f"streams there: {', '.join(known)}" if known else "`lichtstrom streams` lists them"
+        raise StreamNotFoundError(name, where=where, hint=hint)
+
+    def _infos(self, beamtime: str) -> list[StreamInfo]:
+        if not self._services.has_broker:
+            names = self._services.names
+            return discover(self._services.store, names, beamtime)
+        try:
+            return self._services.catalogue(beamtime).look().streams()
+        except TopicMissingError:
+            return []
+
+    def _beamtimes(self, pattern: str) -> list[str]:
+        if self._services.has_broker:
+            known = self._services.admin.beamtimes()
+        else:
+            folders = self._services.store.folders("")
+            found = (self._services.names.beamtime_of_bucket(f) for f in folders)
+            known = [beamtime for beamtime in found if beamtime is not None]
+        wanted = pattern.partition("/")[0]
+        return [b for b in known if fnmatch.fnmatchcase(b.replace("/", "%2F"), wanted)]
+
+    def _log(self, info: StreamInfo) -> StreamLog:
+        prefix = self._services.prefix(info)
+        if not self._services.has_broker:
+            return StoredLog(self._services.store, prefix)
+        return CombinedLog(self._services.log(info), self._services.store, prefix)
+
+    # -- administration -------------------------------------------------------------------------
+
+    def create_beamtime(
+        self,
+        beamtime: str,
+        detector: str | None = None,
+        *,
+        partitions: int | None = None,
+        replication: int | None = None,
+    ) -> list[str]:
+        """Make the topics and the bucket of a beamtime; return their names."""
+        return claims.create_beamtime(
+            self._services, beamtime, detector, partitions=partitions, replication=replication
+        )
+
+    def end(self, beamtime: str, detector: str, stream: str, *, state: State = "lost") -> None:
+        """End a stream whose writer is gone. Raises WriterActiveError if it is not."""
+        info = self._find(StreamId(beamtime, detector, stream))
+        ending.end_abandoned(self._services, info, state=state)
+
+    def delete(self, beamtime: str, detector: str, stream: str, *, force: bool = False) -> int:
+        """Delete a stream: its records first, then its blobs; return how many blobs went.
+
+        The name may be used again afterwards. Raises WriterActiveError while it is written.
+        """
+        info = self._find(StreamId(beamtime, detector, stream))
+        return deleting.delete(self._services, info, force=force)
+
+    def close(self) -> None:
+        """Close what was opened: streams, publishers (unflushed frames are lost), connections."""
+        with self._lock:
+            opened, self._opened = self._opened, []
+        for item in opened:
+            if isinstance(item, Publisher):
+                item.abandon()
+            else:
+                item.close()
+        self._services.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def connect(store: str | None = None, *, settings: Settings | None = None) -> Session:
+    """Return a session; nothing is contacted yet.
+
+    Parameters
+    ----------
+    store:
+        ``file`` or ``s3``: which way to the store of the local runtime. A URL
+        (``file:///export``, ``s3://bucket/prefix``) alone is a session on stored streams, without
+        a broker.
+    settings:
+        Instead of those from the environment and files.
+
+    Raises ConfigError.
+    """
+    if settings is None:
+        settings = config.load(store)
+        if store is not None and "://" in store:
+            settings = replace(settings, kafka=replace(settings.kafka, bootstrap=""))
+    if not settings.store.url:
+        raise PipelineError(
+            "no store is configured: run `lichtstrom up`, or set LICHTSTROM_STORE_URL"
+        )
+    return Session(settings)
