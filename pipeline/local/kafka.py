@@ -104,12 +104,15 @@ class KafkaServer:
         Path of the ``java`` program; empty if only :meth:`answers` is wanted.
     jars:
         The class path.
+    jvm_options:
+        For the broker's JVM, besides our own.
     """
 
     home: Path
     cluster_id: str = ""
     java: str = ""
     jars: Sequence[Path] = ()
+    jvm_options: Sequence[str] = ()
 
     name = "Kafka"
     port_count = 2
@@ -126,7 +129,7 @@ class KafkaServer:
             # ignore-formatted: a format that was cut short is completed.
             argv = self._command("kafka.tools.StorageTool", "format", "--ignore-formatted")
             run([*argv, "-t", self.cluster_id, "-c", self._properties], timeout_s=60.0)
-        argv = self._command("kafka.Kafka", self._properties)
+        argv = self._command("kafka.Kafka", self._properties, options=self.jvm_options)
         return spawn(argv, env=_environment(), output=self.output)
 
     def answers(self, ports: tuple[int, ...]) -> bool:
@@ -152,11 +155,12 @@ class KafkaServer:
         )
         (folder / "log4j2.properties").write_text(_LOGGING.format(log=log))
 
-    def _command(self, *arguments: str) -> list[str]:
+    def _command(self, *arguments: str, options: Sequence[str] = ()) -> list[str]:
         class_path = os.pathsep.join(map(str, self.jars))
         logging = self.home / "kafka" / "log4j2.properties"
         return [
             self.java,
+            *options,
             "-Xmx384m",
             "-XX:+ExitOnOutOfMemoryError",
             "-Djava.awt.headless=true",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import RuntimeUnavailableError
+from pipeline.local.archive import ensure_archive
 from pipeline.local.jars import ensure as ensure_jars
 from pipeline.local.jars import read_lock
 from pipeline.local.java import ensure_java
@@ -29,6 +30,9 @@ from pipeline.local.state import (
 )
 
 LOCK_FILE = ".lock"
+
+# The JVM's own log, off but for errors; these spellings hold from Java 9 on.
+QUIET_JVM = ("-Xshare:auto", "-Xlog:disable", "-Xlog:all=error")
 
 
 def up(
@@ -138,7 +142,15 @@ class _Up:
         limit_s = self.prepare_timeout_s
         java = ensure_java(timeout_s=limit_s, progress=self.tell)
         jars = ensure_jars(read_lock(), timeout_s=limit_s, progress=self.tell)
-        return KafkaServer(home=self.home, cluster_id=state.cluster_id, java=java.path, jars=jars)
+        archive = ensure_archive(java, jars, timeout_s=self.timeout_s, progress=self.tell)
+        return KafkaServer(
+            home=self.home,
+            cluster_id=state.cluster_id,
+            java=java.path,
+            jars=jars,
+            # An archive that does not fit after all is passed over, and we need no word of it.
+            jvm_options=(f"-XX:SharedArchiveFile={archive}", *QUIET_JVM) if archive else (),
+        )
 
     def _s3_server(self, state: State) -> S3Server | None:
         program = ""
