@@ -112,9 +112,8 @@ def _find_escapes(raw: npt.NDArray[np.int8], start: int, stop: int) -> _Escapes:
     values = _little_endian(raw, starts + 1, 2)
     nbytes = np.full(starts.size, 3, np.int64)
     for shorter, width in ((2, 4), (4, 8)):
+        # in the second round: only what was widened before can be -2**31
         longer = np.flatnonzero(values == -(1 << (8 * shorter - 1)))
-        if shorter == 4:  # a 16-bit value never equals -2**31, so these were widened before
-            longer = longer[nbytes[longer] == 7]
         values[longer] = _little_endian(raw, starts[longer] + nbytes[longer], width)
         nbytes[longer] += width
     real = _begin_pixels(starts, nbytes)

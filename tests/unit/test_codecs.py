@@ -245,6 +245,14 @@ def test_a_big_endian_edf_file_decodes() -> None:
     assert decoded.dtype.isnative
 
 
+def test_an_edf_header_may_be_one_line_or_mostly_blanks() -> None:
+    text = "{ DataType = SignedInteger ; Dim_1 = 3 ; Dim_2 = 2 ; ByteOrder = LowByteFirst ;"
+    image = np.arange(6, dtype=np.int32).reshape(2, 3)
+    payload = text.encode().ljust(60_000) + b"}\n" + image.tobytes()
+    decoded = codecs.decode(payload, encoding="edf", shape=(2, 3), dtype="int32")
+    assert np.array_equal(decoded, image)
+
+
 def test_importing_the_registry_loads_no_decoder() -> None:
     code = (
         "import sys, pipeline.codecs;"
