@@ -1,0 +1,237 @@
+"""Reading a stream: live or stored, by one class, over any log and any store."""
+
+from __future__ import annotations
+
+import difflib
+import io
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.config import ReadSettings
+from pipeline.errors import ClosedError, InvalidArgumentError, PipelineError
+from pipeline.frame import AttributeValue
+from pipeline.naming import StreamId
+from pipeline.protocols import BlobStore, StreamLog
+from pipeline.reading.fetch import Fetcher, Origin
+from pipeline.reading.frame import Frame, ModularFrame
+from pipeline.reading.limits import check_number, check_timeout
+from pipeline.reading.ordered import OrderedFrames
+from pipeline.reading.single import Newest, SingleReader
+from pipeline.records import Start, State, StreamInfo
+
+__all__ = ["Frame", "ModularFrame", "OrderedFrames", "Stream"]
+
+
+class Stream:
+    """One acquisition, while it is taken and ever after.
+
+    Every way of reading is independent of the others and may be used from another thread.  A
+    ``timeout_s`` of None waits for ever, 0 does not wait for anything new.
+
+    Parameters
+    ----------
+    log, store:
+        Where its records and payloads are; the log is closed with the stream, the store is not.
+    shared:
+        Makes the iterator of :meth:`shared`: called with the stream, ``group``, ``timeout_s`` and
+        the options given there.
+    """
+
+    def __init__(
+        self,
+        log: StreamLog,
+        store: BlobStore,
+        *,
+        name: StreamId,
+        read: ReadSettings | None = None,
+        shared: Callable[..., Iterator[Any]] | None = None,
+    ) -> None:
+        read = read or ReadSettings()
+        self.name = name
+        self.log = log
+        self.store = store
+        self.origin = Origin(name, self.start.modules)
+        self.fetcher = Fetcher(store, threads=read.threads, prefetch_nbytes=read.prefetch_nbytes)
+        self._shared = shared
+        self._single = SingleReader(log, self.fetcher, self.origin)
+        self._newest = Newest(log, self._single, self.origin)
+        self._newest_lock = threading.Lock()
+        self._open: weakref.WeakSet[OrderedFrames] = weakref.WeakSet()
+        self._closed = False
+
+    # -- what it is -------------------------------------------------------------------------------
+
+    @property
+    def start(self) -> Start:
+        """The stream's start record."""
+        return self.log.info(refresh=False).start
+
+    @property
+    def info(self) -> StreamInfo:
+        """What the catalogue (or the manifest) says about it now."""
+        return self._log().info(refresh=True)
+
+    @property
+    def state(self) -> State:
+        """``open``, or how it ended: complete, aborted, timeout, lost."""
+        return self.info.state
+
+    @property
+    def metadata(self) -> Mapping[str, AttributeValue]:
+        """What is true for the whole stream; later additions win over the start's."""
+        info = self.info
+        return {**info.start.metadata, **info.metadata}
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """How the stream is made: rate, modules, partitions, who writes it, where it came from."""
+        start = self.start
+        return {
+            "created_ns": start.created_ns,
+            "rate_hz": start.rate_hz,
+            "expected": self.log.info(refresh=False).expected,
+            "modules": start.modules,
+            "partitions": start.partitions,
+            "frames_per_chunk": start.frames_per_chunk,
+            "writer": start.writer,
+            "run": dict(start.run),
+            "lineage": dict(start.lineage),
+        }
+
+    def attachment(self, name: str) -> npt.NDArray[Any]:
+        """Return a named array kept beside the stream (mask, flat field, device settings)."""
+        known = self.info.attachments
+        if name not in known:
+            near = difflib.get_close_matches(str(name), list(known), n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {sorted(known) or 'none'}"
+            raise InvalidArgumentError("name", f"{self.name} has no attachment {name!r}; {hint}")
+        key = known[name]
+        data = self.store.get(key, 0, self.store.size(key))
+        array: npt.NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+        return array
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def ordered(self, start: int | None = None, *, timeout_s: float | None = 30.0) -> OrderedFrames:
+        """Iterate in frame order from ``start`` (default: the first there is) to the stream's end.
+
+        A hole is passed as soon as it is known that its frames will not come, and reported in
+        ``.missing``; what comes after its place was passed is reported in ``.late``.  Memory is
+        bounded by the prefetch setting.  StreamTimeoutError when no frame could be given for
+        ``timeout_s``; the same iterator then goes on.
+        """
+        first = None if start is None else check_number("start", start)
+        frames = OrderedFrames(
+            self._log(),
+            self.fetcher,
+            self.origin,
+            first=first,
+            timeout_s=check_timeout(timeout_s),
+        )
+        self._open.add(frames)
+        return frames
+
+    def frame(
+        self, number: int, *, timeout_s: float | None = 0.0, min_modules: int | None = None
+    ) -> Frame:
+        """Return one frame by its number, found by search.
+
+        Parameters
+        ----------
+        timeout_s:
+            How long to wait for a frame (or its modules) that an open stream does not have yet.
+        min_modules:
+            Be content with so many modules; by default all of them are waited for.
+
+        Raises
+        ------
+        FrameNotFoundError
+            With the ``reason``: missing, not yet, outside.
+        """
+        self._log()
+        return self._single.frame(
+            check_number("number", number),
+            timeout_s=check_timeout(timeout_s),
+            least=self._least(min_modules),
+        )
+
+    def latest(
+        self,
+        after: int | None = None,
+        *,
+        timeout_s: float | None = 30.0,
+        min_modules: int | None = None,
+    ) -> Frame:
+        """Return the newest frame; with ``after``, wait for one of a higher number.
+
+        Of a detector with modules it is the newest complete one unless ``min_modules`` is given.
+        The first call looks at the end of the log; from then on the stream is followed, and a call
+        costs next to nothing.
+
+        Raises
+        ------
+        StreamTimeoutError
+            Nothing newer came.
+        FrameNotFoundError
+            The stream has ended and has nothing newer.
+        """
+        self._log()
+        if after is not None:
+            after = check_number("after", after, least=-1)
+        least, limit_s = self._least(min_modules), check_timeout(timeout_s)
+        with self._newest_lock:
+            return self._newest.get(after, timeout_s=limit_s, least=least)
+
+    def shared(
+        self, group: str, *, timeout_s: float | None = 30.0, **options: Any
+    ) -> Iterator[Any]:
+        """Iterate over the deliveries that this member of a group gets: each frame to one member.
+
+        Ends when the group has finished the stream.
+        """
+        self._log()
+        if self._shared is None:
+            raise PipelineError(f"{self.name}: groups are not available on this kind of session")
+        return self._shared(self, group=group, timeout_s=check_timeout(timeout_s), **options)
+
+    # -- closing ----------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Stop following and join the threads; iterators end; may be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        for frames in list(self._open):
+            frames.close()
+        with self._newest_lock:
+            self._newest.close()
+        self.fetcher.close()
+        self.log.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Stream({str(self.name)!r})"
+
+    def _log(self) -> StreamLog:
+        if self._closed:
+            raise ClosedError(f"stream {self.name} was closed")
+        return self.log
+
+    def _least(self, min_modules: int | None) -> int:
+        every = len(self.start.module_indices)
+        if min_modules is None:
+            return every
+        least = check_number("min_modules", min_modules, least=1)
+        if least > every:
+            raise InvalidArgumentError("min_modules", f"{least}, but the detector has {every}")
+        return least
