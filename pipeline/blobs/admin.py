@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from minio import Minio
 from minio.error import InvalidResponseError, S3Error, ServerError
 
-from pipeline.blobs.links import AWS, Link, Links
+from pipeline.blobs.links import AWS, Link, Links, is_loopback
 from pipeline.blobs.s3errors import from_answer
 from pipeline.errors import InvalidArgumentError, PipelineError, StoreUnavailableError
 
@@ -105,19 +107,17 @@ def _allow(users: Sequence[str], actions: Sequence[str], resource: str) -> dict[
 
 def _reason(error: Exception) -> str:
     """Return the innermost cause; urllib3 wraps it several times."""
-    cause = getattr(error, "reason", None)
-    text = str(cause or error)
+    if isinstance(error, ServerError):
+        return f"answered {error.status_code}"
+    text = str(getattr(error, "reason", None) or error)
     return text.rpartition(": ")[2][:200]
 
 
 @contextmanager
 def _client(link: Link, budget_s: float) -> Iterator[Minio]:
     settings = link.settings
-    # Two requests at most in an action: each gets half.
-    pool = urllib3.PoolManager(
-        timeout=urllib3.Timeout(total=budget_s / 2), retries=urllib3.Retry(0, read=0, connect=0)
-    )
     scheme, _, host = link.endpoint.partition("://")
+    pool = _pool(scheme or "https", host, budget_s / 2)  # two requests at most in an action
     try:
         yield Minio(
             "s3.amazonaws.com" if link.endpoint == AWS else host,
@@ -129,3 +129,14 @@ def _client(link: Link, budget_s: float) -> Iterator[Minio]:
         )
     finally:
         pool.clear()
+
+
+def _pool(scheme: str, host: str, timeout_s: float) -> urllib3.PoolManager:
+    """Return connections that go the way obstore's go: through the environment's proxy."""
+    timeout = urllib3.Timeout(total=timeout_s)
+    retries = urllib3.Retry(0, read=0, connect=0)
+    proxy = getproxies().get(scheme)
+    name = urlsplit(f"//{host}").hostname or "s3.amazonaws.com"
+    if proxy and not is_loopback(name) and not proxy_bypass(name):
+        return urllib3.ProxyManager(proxy, timeout=timeout, retries=retries)
+    return urllib3.PoolManager(timeout=timeout, retries=retries)

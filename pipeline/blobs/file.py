@@ -160,7 +160,8 @@ class FileStore:
                     self._url, f"{self._root} does not exist or is not mounted"
                 )
             raise StoreUnavailableError(self._url, missing_bucket(bucket))
-        with suppress(FileNotFoundError):  # a delete at the same moment; the caller tries again
+        # A delete at the same moment; mkdir then fails either way, and the caller tries again.
+        with suppress(FileNotFoundError, FileExistsError):
             folder.mkdir(parents=True, exist_ok=True)
             with self._lock:
                 self._durable -= {folder, *folder.parents}

@@ -17,7 +17,7 @@ from pipeline.config import StoreSettings
 from pipeline.errors import ClosedError, ConfigError, StoreUnavailableError
 
 if TYPE_CHECKING:
-    from obstore.store import S3Config, S3Credential
+    from obstore.store import ClientConfig, S3Config, S3Credential
 
 T = TypeVar("T")
 
@@ -72,6 +72,15 @@ class Link:
             }
 
         budget = timedelta(seconds=budget_s)
+        options: ClientConfig = {
+            "allow_http": True,
+            "timeout": budget,
+            "connect_timeout": budget / 3,
+        }
+        host = urlsplit(self.endpoint).hostname or ""
+        if is_loopback(host):
+            # Whatever proxy the environment names cannot reach a server on this machine.
+            options |= {"proxy_url": self.endpoint, "proxy_excludes": host}
         place: S3Config = {}
         if self.endpoint:
             place = {"endpoint": self.endpoint, "aws_endpoint_url_s3": self.endpoint}
@@ -84,11 +93,7 @@ class Link:
             unsigned_payload=True,
             skip_signature=not settings.access_key,
             virtual_hosted_style_request=False,
-            client_options={
-                "allow_http": True,
-                "timeout": budget,
-                "connect_timeout": budget / 3,
-            },
+            client_options=options,
             # Links.attempt tries again, on another link if there is one.
             retry_config={"max_retries": 0, "retry_timeout": budget},
             credential_provider=credentials if settings.access_key else None,
@@ -122,6 +127,8 @@ class Links:
             budget_s = self._budget(end_s - time.monotonic(), alone=alone)
             if budget_s is None:
                 break
+            if link.aside_until_s:  # its trial: the others pass it by until that has succeeded
+                link.aside_until_s = time.monotonic() + SET_ASIDE_S
             try:
                 result = action(link, budget_s)
             except Exception as error:  # translate returns bugs of ours as they are
@@ -183,3 +190,8 @@ def check_endpoint(endpoint: str) -> str:
     if parts.scheme not in {"http", "https"} or not parts.netloc or parts.path.strip("/"):
         raise ConfigError(f"store.endpoints: {endpoint!r} must be http://host:port or https://host")
     return endpoint.rstrip("/")
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is this machine."""
+    return host in {"localhost", "::1"} or host.startswith("127.")

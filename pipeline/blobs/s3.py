@@ -90,7 +90,7 @@ class S3Store:
         """Return the object's length in bytes."""
         bucket, path = self._place(check_key(key))
         try:
-            return self._run(bucket, lambda c: obstore.head(c, path))["size"]
+            return self._run(bucket, lambda c: _head(c, path))
         except AbsentError as error:
             raise self._absent(key, 0) from error
 
@@ -182,3 +182,13 @@ class S3Store:
         from pipeline.blobs.admin import BucketAdmin  # slow to import, needed once
 
         return BucketAdmin(self._links, store=self._url)
+
+
+def _head(client: Client, path: str) -> int:
+    try:
+        return obstore.head(client, path)["size"]
+    except FileNotFoundError:
+        # The answer to HEAD cannot say why: versitygw sends 404 for a wrong access key, too.
+        # The answer to GET can, and raises accordingly.
+        obstore.get_range(client, path, start=0, length=1)
+        return obstore.head(client, path)["size"]  # written in between

@@ -14,6 +14,8 @@ from pipeline.errors import (
 
 #: Error codes for a disk or a quota that is full: MinIO's, versitygw's (a 403), Ceph's.
 _FULL_CODES = frozenset({"XMinioStorageFull", "QuotaExceeded", "XMinioAdminBucketQuotaExceeded"})
+#: versitygw v1.7.0 answers an unknown access key with a 404 and this code.
+_DENIED_CODES = frozenset({"XAdminUserNotFound"})
 _ABSENT_CODES = frozenset({"NoSuchBucket", "NoSuchKey", "InvalidRange"})
 _KEY_CODES = frozenset({"KeyTooLongError", "InvalidBucketName"})
 #: Timeout, too many requests: the client errors that may pass.
@@ -42,6 +44,8 @@ def from_obstore(error: Exception, *, store: str, endpoint: str) -> Exception:
         causes = [_CAUSES.get(kind, message) for message, kind in _CAUSE.findall(text)]
         problem = causes[-1] if causes else text.partition("\n")[0].partition(": ")[2][:200]
         return StoreUnavailableError(store, f"{endpoint}: {problem}")
+    if status[1] == "404" and " HEAD " in text:
+        return AbsentError("")  # its answer has no body, so no code
     message = _MESSAGE.search(text)
     return from_answer(
         int(status[1]),
@@ -58,10 +62,14 @@ def from_answer(status: int, code: str, message: str, *, store: str, endpoint: s
     problem = f"{endpoint} answered {status}" + (f" ({details})" if details else "")
     if code in _FULL_CODES or status == 507:
         return StoreFullError(store, problem)
-    if code in _ABSENT_CODES or status in {404, 416}:
+    if code in _DENIED_CODES:
+        return StoreDeniedError(store, problem)
+    if code in _ABSENT_CODES or status == 416:
         return AbsentError(code)
     if code in _KEY_CODES:
         return InvalidArgumentError("key", problem)
+    if status == 404:
+        return StoreUnavailableError(store, f"{problem}, which is no S3 server's answer")
     if 400 <= status < 500 and status not in _PASSING:
         return StoreDeniedError(store, problem)
     return StoreUnavailableError(store, problem)

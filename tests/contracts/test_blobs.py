@@ -74,7 +74,7 @@ class TestS3StoreInsideOneBucket(BlobStoreContract):
         self, store: BlobStore
     ) -> None:
         # The buckets of keys are folders here; what can be missing is the one around them.
-        with pytest.raises(StoreUnavailableError, match="'shared-.*lichtstrom beamtime create"):
+        with pytest.raises(StoreUnavailableError, match=r"'shared-.*lichtstrom beamtime create"):
             store.put("lichtstrom-c20261122/x", [b"1"], durability="process")
 
 
