@@ -61,22 +61,27 @@ class BucketAdmin:
         self._links.attempt(action, self._translate)
 
     def _translate(self, error: Exception, link: Link) -> Exception:
-        if isinstance(error, S3Error):
-            found = from_answer(
-                error.response.status,
-                error.code or "",
-                error.message or "",
-                store=self._store,
-                endpoint=link.name,
-            )
+        if isinstance(error, (S3Error, ServerError)):
+            found = self._answered(error, link)
             if isinstance(found, PipelineError):
                 return found
-            return StoreUnavailableError(self._store, f"{link.name}: {error.code}")
-        if isinstance(error, (ServerError, InvalidResponseError, urllib3.exceptions.HTTPError)):
+            return StoreUnavailableError(self._store, f"{link.name}: {error}")
+        if isinstance(error, (InvalidResponseError, urllib3.exceptions.HTTPError)):
             return StoreUnavailableError(self._store, f"{link.name}: {_reason(error)}")
         if isinstance(error, ValueError) and not isinstance(error, PipelineError):
             return InvalidArgumentError("bucket", str(error))  # minio checks the name
         return error
+
+    def _answered(self, error: S3Error | ServerError, link: Link) -> Exception:
+        if isinstance(error, ServerError):
+            return from_answer(error.status_code, "", "", store=self._store, endpoint=link.name)
+        return from_answer(
+            error.response.status,
+            error.code or "",
+            error.message or "",
+            store=self._store,
+            endpoint=link.name,
+        )
 
 
 def bucket_policy(bucket: str, *, readers: Sequence[str], writers: Sequence[str] = ()) -> str:
@@ -107,8 +112,6 @@ def _allow(users: Sequence[str], actions: Sequence[str], resource: str) -> dict[
 
 def _reason(error: Exception) -> str:
     """Return the innermost cause; urllib3 wraps it several times."""
-    if isinstance(error, ServerError):
-        return f"answered {error.status_code}"
     text = str(getattr(error, "reason", None) or error)
     return text.rpartition(": ")[2][:200]
 
