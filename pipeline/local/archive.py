@@ -40,7 +40,8 @@ def ensure_archive(
     path = archive_path(java, jars)
     try:
         with locked(cache_dir() / "classes.lock", timeout_s=timeout_s):
-            if not path.exists():
+            # The mark of a JVM that cannot (it lacks an archive of its own) saves a try each time.
+            if not path.exists() and not path.with_suffix(".none").exists():
                 progress("preparing a faster start of Kafka (once)")
                 _make(path, java, jars, timeout_s)
     except (OSError, RuntimeUnavailableError) as error:
@@ -58,7 +59,7 @@ def _make(path: Path, java: Java, jars: Sequence[Path], timeout_s: float) -> Non
             cluster_id=new_cluster_id(),
             java=java.path,
             jars=jars,
-            jvm_options=(f"-XX:ArchiveClassesAtExit={made}",),
+            dump_to=made,
         )
         state = ServerState()
         try:
@@ -67,3 +68,5 @@ def _make(path: Path, java: Java, jars: Sequence[Path], timeout_s: float) -> Non
             stop(state.process, timeout_s=_DUMP_TIMEOUT_S)
         if made.exists():
             made.replace(path)
+        else:
+            path.with_suffix(".none").touch()

@@ -49,12 +49,17 @@ def run(
     return done.stdout
 
 
+def pip_folder_path(requirement: str) -> Path:
+    """Return where :func:`pip_folder` installs, or has installed, a package."""
+    return cache_dir() / "python" / requirement.replace("==", "-")
+
+
 def pip_folder(requirement: str, *, timeout_s: float) -> Path:
     """Return a folder of our cache that holds a package and what it needs, installed once.
 
     The user's own environment is not touched; ``requirement`` is pinned (``name==version``).
     """
-    folder = cache_dir() / "python" / requirement.replace("==", "-")
+    folder = pip_folder_path(requirement)
     if folder.exists():
         return folder
     with locked(cache_dir() / "python.lock", timeout_s=timeout_s):

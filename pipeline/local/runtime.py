@@ -31,9 +31,6 @@ from pipeline.local.state import (
 
 LOCK_FILE = ".lock"
 
-# The JVM's own log, off but for errors; these spellings hold from Java 9 on.
-QUIET_JVM = ("-Xshare:auto", "-Xlog:disable", "-Xlog:all=error")
-
 
 def up(
     home: Path,
@@ -148,8 +145,7 @@ class _Up:
             cluster_id=state.cluster_id,
             java=java.path,
             jars=jars,
-            # An archive that does not fit after all is passed over, and we need no word of it.
-            jvm_options=(f"-XX:SharedArchiveFile={archive}", *QUIET_JVM) if archive else (),
+            archive=archive,
         )
 
     def _s3_server(self, state: State) -> S3Server | None:
