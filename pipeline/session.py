@@ -26,7 +26,8 @@ from pipeline.naming import StreamId, new_nonce, new_stream_key
 from pipeline.protocols import StreamLog
 from pipeline.publisher import Publisher
 from pipeline.publishing import claims, deleting, ending
-from pipeline.publishing.window import Member
+from pipeline.publishing.opening import Claiming
+from pipeline.publishing.window import Role
 from pipeline.records import Start, State, StreamInfo
 from pipeline.services import Services
 from pipeline.shared import open_shared
@@ -87,7 +88,7 @@ class Session:
         instance: str = "",
         run: Mapping[str, AttributeValue] | None = None,
         lineage: Mapping[str, AttributeValue] | None = None,
-        member: Member | None = None,
+        role: Role | None = None,
         **changes: Any,
     ) -> Publisher:
         """Open a stream for writing; an open one whose writer is gone is continued.
@@ -112,6 +113,8 @@ class Session:
             Take the stream from a writer that is alive.
         instance:
             Who we are across restarts (adapter@host): may claim again at once after a crash.
+        role:
+            Under which claim to write; workers' results go under their group's.
         changes:
             Settings of the publisher (``durability="disk"``, ``spool="/dir"``, ...).
 
@@ -154,11 +157,9 @@ class Session:
             start,
             config.with_publish(self.settings, **changes).publish,
             modules=None if module is None else (module,),
-            reopen=reopen,
-            takeover=takeover,
-            instance=instance,
+            claiming=Claiming(reopen=reopen, takeover=takeover, instance=instance),
+            role=role,
             frame_nbytes=frame_nbytes,
-            member=member,
         )
         with self._lock:
             self._opened.append(out)
@@ -248,10 +249,9 @@ class Session:
         return [b for b in known if fnmatch.fnmatchcase(b.replace("/", "%2F"), wanted)]
 
     def _log(self, info: StreamInfo) -> StreamLog:
-        prefix = self._services.prefix(info)
         if not self._services.has_broker:
-            return StoredLog(self._services.store, prefix)
-        return CombinedLog(self._services.log(info), self._services.store, prefix)
+            return StoredLog(self._services.store, self._services.prefix(info))
+        return CombinedLog(self._services.log(info), self._services.store)
 
     # -- administration -------------------------------------------------------------------------
 

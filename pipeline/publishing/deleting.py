@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from pipeline.naming import new_nonce
 from pipeline.publishing import claims
 from pipeline.records import Deleted, StreamInfo
@@ -15,7 +14,7 @@ def delete(services: Services, info: StreamInfo, *, force: bool) -> int:
     """Delete a stream and return the number of blobs removed.
 
     An open stream is claimed first, so that its writer stops (``force``) or refuses.
-    A crash in between leaves a deleted stream with blobs, which `lichtstrom doctor --orphans` finds.
+    A crash in between leaves blobs without a stream, which `lichtstrom doctor --orphans` finds.
     """
     if info.state == "open":
         for module in info.start.module_indices:

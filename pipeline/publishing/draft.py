@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -22,6 +23,8 @@ Layout = tuple[tuple[int, ...], str, str, int]  # shape, dtype, encoding, module
 #: A record may hold 900 kB; past this many bytes of columns a draft is closed.
 MAX_RECORD_NBYTES = 900_000
 _ROW_NBYTES = 36
+#: Guards the counts of drafts that share a buffer.
+_SHARES = threading.Lock()
 
 
 def digest_of(
@@ -118,6 +121,12 @@ class Draft:
         self.attributes.append(attributes)
         self.tokens.append(token)
         return checksum
+
+    def returned(self) -> bool:
+        """Note that this draft does not need the buffer any more; True if it was the last."""
+        with _SHARES:
+            self.shares[0] -= 1
+            return self.shares[0] == 0
 
     @property
     def payload(self) -> memoryview:

@@ -5,22 +5,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.errors import PipelineError
 from pipeline.naming import record_key
-from pipeline.protocols import Durability, StreamLog
+from pipeline.protocols import Durability
 from pipeline.publishing import claims
 from pipeline.publishing.claims import Held
-from pipeline.publishing.window import Window
+from pipeline.publishing.opening import Opened
+from pipeline.publishing.sealing import seal
 from pipeline.records import NO_FLOOR, Claim, End, Mark, State, StreamInfo
 from pipeline.services import Services
 from pipeline.wire import codec
-
-if TYPE_CHECKING:
-    from pipeline.reading.account import Account
 
 log = logging.getLogger(__name__)
 #: An idle writer gives a sign of life this often ...
@@ -31,19 +27,15 @@ MARK_SOON_S = 0.1
 
 def send_idle_marks(
     services: Services,
-    window: Window,
-    info: StreamInfo | None,
-    held: Mapping[int, Held],
+    opened: Opened,
 ) -> None:
     """Tell partitions that have heard nothing for a while how far the writer is."""
-    if info is None:
-        return
     now = time.monotonic()
-    start = info.start
+    window, held, start = opened.window, opened.held, opened.info.start
     topic = services.names.topic(start.beamtime, start.detector)
     with window.changed:
         for module, ours in held.items():
-            progress = window.progress[module]
+            progress = opened.progress[module]
             floor = progress.current_floor()
             for partition, ceil in enumerate(progress.ceils):
                 silent_s = now - window.last_sent_s[partition]
@@ -66,21 +58,20 @@ def send_idle_marks(
 
 
 def _ignored(_: object) -> None:
-    """A mark that did not arrive is followed by another one."""
+    """Do nothing: a mark that did not arrive is followed by another one."""
 
 
 def send_numbers(
     services: Services,
-    info: StreamInfo,
-    held: Mapping[int, Held],
+    opened: Opened,
     *,
     skipped: Sequence[int] = (),
     rejected: Sequence[int] = (),
 ) -> None:
-    """Say on the partitions of these frames that they gave no result, and wait until it is there."""
-    start = info.start
+    """Say on their partitions that these frames gave no result, and wait for it."""
+    start = opened.info.start
     topic = services.names.topic(start.beamtime, start.detector)
-    (module, ours), *_ = held.items()
+    (module, ours), *_ = opened.held.items()
     entries = []
     for partition in range(start.partitions):
         ours_skipped = [n for n in skipped if start.partition_of(n) == partition]
@@ -108,6 +99,30 @@ def send_numbers(
 
 def end_held(
     services: Services,
+    opened: Opened,
+    *,
+    state: State,
+    expected: int | None,
+    durability: Durability,
+) -> None:
+    """End the modules that a publisher holds, and seal the stream if they were its last.
+
+    Raises WriterSupersededError if somebody else claimed a module first.
+    """
+    progress = {m: (p.current_floor(), p.ceils) for m, p in opened.progress.items()}
+    _end_modules(
+        services,
+        opened.info,
+        opened.held,
+        progress,
+        state=state,
+        expected=expected,
+        durability=durability,
+    )
+
+
+def _end_modules(
+    services: Services,
     info: StreamInfo,
     held: Mapping[int, Held],
     progress: Mapping[int, tuple[int, Sequence[int]]],
@@ -116,10 +131,6 @@ def end_held(
     expected: int | None,
     durability: Durability,
 ) -> None:
-    """End the modules we hold, and seal the stream if it was the last of them.
-
-    Raises WriterSupersededError if somebody else claimed a module first.
-    """
     catalogue = services.catalogue(info.start.beamtime)
     for module, ours in held.items():
         closing = claims.claim(services, info, module, closing=True, known=ours.claim)
@@ -162,56 +173,9 @@ def _end(closing: Claim, marks: Sequence[int], state: State, expected: int | Non
 
 
 def _check_ended(services: Services, info: StreamInfo, module: int, closing: Claim) -> None:
-    """The end counts only if no newer claim came before it."""
+    """Raise WriterSupersededError if a newer claim came before the end."""
     fresh = services.catalogue(info.start.beamtime).look().by_key(info.start.stream_key)
     state = fresh.modules[module] if fresh is not None and not fresh.deleted else None
     if state is None or state.end is None or state.end.nonce != closing.nonce:
         current = state.claim if state is not None else None
         raise claims.superseded(claims.name_of(info.start), current)
-
-
-def seal(services: Services, info: StreamInfo, *, durability: Durability) -> Account | None:
-    """Write an ended stream's account and manifest; None if the store cannot take it now.
-
-    A stream that was ended but not sealed is whole on its topic and can be sealed later.
-    """
-    from pipeline.manifest.writer import ManifestWriter
-
-    reader = services.log(info)
-    try:
-        account = account_of(reader, info)
-        closing = max((end for end in info.ends), key=lambda end: end.epoch)
-        writer = ManifestWriter(
-            reader,
-            services.store,
-            prefix=services.prefix(info),
-            epoch=closing.epoch,
-            nonce=closing.nonce,
-            durability=durability,
-        )
-        ref = writer.seal(closing, account)
-        services.catalogue(info.start.beamtime).append(ref)
-    except PipelineError as error:
-        if not error.retriable:
-            raise
-        log.warning("%s ended but was not sealed: %s", claims.name_of(info.start), error)
-        return None
-    finally:
-        reader.close()
-    return account
-
-
-def account_of(reader: StreamLog, info: StreamInfo) -> Account:
-    """Read an ended stream's log and return its account."""
-    from pipeline.reading.account import build_account
-    from pipeline.reading.table import FrameTable
-
-    table = FrameTable(info.start)
-    cursor = reader.cursor()
-    ends = info.end_offsets or ()
-    try:
-        while any(p < end for p, end in zip(cursor.positions(), ends, strict=True)):
-            table.update(r for r in cursor.poll(1.0) if r.offset < ends[r.partition])
-    finally:
-        cursor.close()
-    return build_account(str(claims.name_of(info.start)), info, table)

@@ -77,8 +77,8 @@ class SpoolFolder:
         """Return the drafts in the order they were taken."""
         return sorted(self.path.glob(f"*{_SUFFIX}"))
 
-    def put(self, draft: Draft, *, epoch: int, sync: bool) -> None:
-        """Add a draft; it survives the death of the process when this returns."""
+    def put(self, draft: Draft, *, epoch: int, sync: bool) -> Path:
+        """Add a draft and return its file; it survives the death of the process."""
         record = codec.encode(
             draft.segment(
                 stream_key=b"\0" * 8,
@@ -107,6 +107,7 @@ class SpoolFolder:
             what = "is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "cannot be written"
             raise SpoolError(f"spool {self.path} {what}: {error.strerror}") from error
         self._next += 1
+        return target
 
     def read(self, file: Path) -> Draft:
         """Return one draft as it was put."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,8 @@ from pipeline.config import PublishSettings
 from pipeline.errors import SpoolError
 from pipeline.naming import StreamId
 from pipeline.publishing.draft import Draft
-from pipeline.publishing.spool import SpoolFolder
+from pipeline.publishing.spool import SpoolFolder, left_behind
+from pipeline.publishing.tally import Spooled
 from pipeline.records import Start
 from pipeline.wire.codec import to_plain
 
@@ -38,8 +40,9 @@ class Spooling:
         self._sync = sync
         self._folder: SpoolFolder | None = None
         self._buffer: npt.NDArray[np.uint8] | None = None
-        self._files: deque[tuple[Path, int]] = deque()
-        self._moved: list[Path] = []
+        #: File and tokens of its frames, oldest first.
+        self._files: deque[tuple[SpoolFolder, Path, list[Any]]] = deque()
+        self._left: list[SpoolFolder] = []
         self._ended = threading.Event()
         self.active = False
         self.frames = 0
@@ -85,18 +88,36 @@ class Spooling:
                 f"spool {self._folder.path} has reached its limit of"
                 f" {self._settings.spool_nbytes} bytes: broker and store must come back first"
             )
-        self._folder.put(draft, epoch=epoch, sync=self._sync)
-        self._files.append((self._folder.files()[-1], len(draft)))
+        path = self._folder.put(draft, epoch=epoch, sync=self._sync)
+        self._files.append((self._folder, path, draft.tokens))
         self.frames += len(draft)
 
+    def adopt_left_behind(self) -> bool:
+        """Take over what dead writers of this stream left; True if there was anything."""
+        if not self.possible:
+            return False
+        for folder in left_behind(Path(self._settings.spool), self._name):
+            self._left.append(folder)
+            for path in folder.files():
+                self._files.append((folder, path, []))
+                self.frames += 1
+        if self._files and not self.active:
+            log.info("%s: publishing %d drafts left in the spool", self._name, len(self._files))
+            self._ended.clear()
+            self.active = True
+        return bool(self._files)
+
     def next(self) -> Draft | None:
-        """Return the oldest draft on disk; its file stays until it is known to be published."""
-        if not self._files or self._folder is None:
+        """Return the oldest draft on disk; its file stays until its last frame is confirmed."""
+        if not self._files:
             return None
-        path, frames = self._files.popleft()
-        draft = self._folder.read(path)
-        self._moved.append(path)
-        self.frames -= frames
+        folder, path, tokens = self._files.popleft()
+        draft = folder.read(path)
+        self.frames = max(0, self.frames - (len(tokens) or 1))
+        if tokens:
+            draft.tokens = list(tokens)
+        draft.tokens[-1] = Spooled(path, draft.tokens[-1])
+        draft.epoch = draft.epoch or None  # 0: taken before the stream could be opened
         return draft
 
     def finish(self) -> None:
@@ -109,16 +130,14 @@ class Spooling:
         """Wait until the spool is caught up with, or the time is over."""
         self._ended.wait(timeout_s)
 
-    def published(self) -> None:
-        """Remove the files of what was moved: it is confirmed."""
-        if self._folder is not None:
-            for path in self._moved:
-                self._folder.done(path)
-            self._moved.clear()
+    def published(self, paths: Sequence[Path]) -> None:
+        """Remove files whose frames are confirmed, and folders that are empty."""
+        for path in paths:
+            for folder in filter(None, [self._folder, *self._left]):
+                if folder.path == path.parent:
+                    folder.done(path)
 
-    def close(self, published: Callable[[], bool] = lambda: False) -> None:
-        """Remove the folder if nothing waits in it."""
-        if published():
-            self.published()
-        if self._folder is not None:
-            self._folder.remove()
+    def close(self) -> None:
+        """Remove the folders in which nothing waits."""
+        for folder in filter(None, [self._folder, *self._left]):
+            folder.remove()

@@ -44,11 +44,22 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
-    """A member of a group that writes a derived stream under the group's claim."""
+class Role:
+    """Under which claim a publisher writes.
 
-    name: str = ""
+    By default its own.  A ``member`` of a group writes a derived stream under the group's claim.
+    One that ``drains`` a spool adds to a stream under the claim of its present writer.  Neither
+    promises anything about numbers it does not know: their floors say nothing.
+    """
+
+    member: str = ""
     generation: int = 0
+    drains: bool = False
+
+    @property
+    def owns(self) -> bool:
+        """Whether the claim is its own."""
+        return not self.member and not self.drains
 
 
 class Window:
@@ -66,7 +77,7 @@ class Window:
         progress: Mapping[int, Progress],
         settings: PublishSettings,
         *,
-        member: Member,
+        role: Role,
         on_confirmed: Callable[[Sequence[Any], int], None],
         on_released: Callable[[Draft], None],
     ) -> None:
@@ -75,7 +86,7 @@ class Window:
         self._held = held
         self.progress = progress
         self._settings = settings
-        self._member = member
+        self.role = role
         self._on_confirmed = on_confirmed
         self._on_released = on_released
         start = info.start
@@ -122,7 +133,7 @@ class Window:
             self.progress[module].taken(number)
 
     def submit(self, draft: Draft, ticket: int) -> None:
-        """Take a draft that crosses no chunk; drafts are submitted in the order of their tickets."""
+        """Take a draft that crosses no chunk, in the order of the tickets."""
         entry = Entry(ticket=ticket, draft=draft)
         with self.changed:
             self._in_order.append(entry)
@@ -184,7 +195,7 @@ class Window:
             blob = segment_key(
                 self._prefix,
                 epoch=held.claim.epoch,
-                nonce=self._member.name or held.claim.nonce,
+                nonce=self.role.member or held.claim.nonce,
                 module=draft.layout[3],
                 first=draft.numbers[0],
                 sequence=entry.ticket,
@@ -199,8 +210,8 @@ class Window:
             ceil=NO_CEIL,
             blob=blob,
             inline=bytes(draft.payload) if inline else b"",
-            member=self._member.name,
-            generation=self._member.generation,
+            member=self.role.member,
+            generation=self.role.generation,
         )
 
     def _put(self, key: str, draft: Draft) -> bool:
@@ -232,8 +243,7 @@ class Window:
             progress = self.progress[module]
             last = entry.draft.numbers[-1]
             partition = self._info.start.partition_of(last)
-            # What waited in a spool was taken under an earlier claim and promises nothing.
-            floor = progress.current_floor() if self._member.name == "" else NO_FLOOR
+            floor = progress.current_floor() if self.role.owns else NO_FLOOR
             segment = replace(entry.segment, floor=floor, ceil=progress.sent(partition, last))
             self.last_sent_s[partition] = time.monotonic()
             self.sent_floor[module][partition] = floor
@@ -289,7 +299,7 @@ class Window:
                 self._stop.wait(0.2)
                 continue
             self.trouble = ""
-            lost = lost_module(info, self._held)
+            lost = lost_module(info, self._held, self.role)
             if lost is None:
                 return True
             claim = info.modules[lost].claim if info and not info.deleted else None
@@ -324,12 +334,15 @@ class Window:
             thread.join(self._services.settings.store.timeout_s + 5)
 
 
-def lost_module(info: StreamInfo | None, held: Mapping[int, Held]) -> int | None:
-    """Return a module whose newest claim is not ours any more, or None if all are."""
+def lost_module(info: StreamInfo | None, held: Mapping[int, Held], role: Role) -> int | None:
+    """Return a module that this publisher may not write any more, or None."""
     for module, ours in held.items():
         if info is None or info.deleted:
             return module
         state = info.modules[module]
-        if state.claim != ours.claim or state.end is not None:
+        if state.end is not None or state.claim is None:
+            return module
+        # A spool may be drained under any claim that does not end the stream.
+        if state.claim.closing if role.drains else state.claim != ours.claim:
             return module
     return None

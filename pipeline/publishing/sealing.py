@@ -1,0 +1,117 @@
+"""Manifests: parts while a stream runs, the seal when it has ended."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from pipeline.errors import PipelineError
+from pipeline.manifest.writer import ManifestWriter
+from pipeline.protocols import Durability, StreamLog
+from pipeline.publishing import claims
+from pipeline.publishing.opening import Opened
+from pipeline.reading.account import Account, build_account
+from pipeline.reading.table import FrameTable
+from pipeline.records import StreamInfo
+from pipeline.services import Services
+
+if TYPE_CHECKING:
+    from pipeline.kafka.log import KafkaStreamLog
+
+log = logging.getLogger(__name__)
+#: A part is due when this much may have gathered; the writer decides (64 MiB or 10 minutes).
+_LOOK_EVERY_S = 20.0
+
+
+class PartWriter:
+    """Writes manifest parts of the stream that is being published; used by one thread."""
+
+    def __init__(self, services: Services, opened: Opened, durability: Durability) -> None:
+        self._services = services
+        self._opened = opened
+        self._durability = durability
+        self._log: KafkaStreamLog | None = None
+        self._writer: ManifestWriter | None = None
+        self._next_s = time.monotonic() + _LOOK_EVERY_S
+
+    def look(self) -> None:
+        """Write a part if one is due; trouble is logged and left to the next time."""
+        if time.monotonic() < self._next_s:
+            return
+        self._next_s = time.monotonic() + _LOOK_EVERY_S
+        try:
+            self._advance()
+        except PipelineError as error:
+            log.warning("manifest part postponed: %s", error)
+
+    def _advance(self) -> None:
+        info = self._opened.info
+        if self._log is None or self._writer is None:
+            self._log = self._services.log(info)
+            (module, held), *_ = self._opened.held.items()
+            log.debug("manifest of module %d", module)
+            self._writer = ManifestWriter(
+                self._log,
+                self._services.store,
+                prefix=self._services.prefix(info),
+                epoch=held.claim.epoch,
+                nonce=held.claim.nonce,
+                durability=self._durability,
+            )
+        _, until = self._log.bounds()
+        ref = self._writer.advance(until)
+        if ref is not None:
+            self._services.catalogue(info.start.beamtime).append(ref)
+
+    def close(self) -> None:
+        """Release the log."""
+        if self._writer is not None:
+            self._writer.close()
+        if self._log is not None:
+            self._log.close()
+            self._log = self._writer = None
+
+
+def seal(services: Services, info: StreamInfo, *, durability: Durability) -> Account | None:
+    """Write an ended stream's account and manifest; None if the store cannot take it now.
+
+    A stream that was ended but not sealed is whole on its topic and can be sealed later.
+    """
+    reader = services.log(info)
+    writer = None
+    try:
+        account = account_of(reader, info)
+        closing = max(info.ends, key=lambda end: end.epoch)
+        writer = ManifestWriter(
+            reader,
+            services.store,
+            prefix=services.prefix(info),
+            epoch=closing.epoch,
+            nonce=closing.nonce,
+            durability=durability,
+        )
+        services.catalogue(info.start.beamtime).append(writer.seal(closing, account))
+    except PipelineError as error:
+        if not error.retriable:
+            raise
+        log.warning("%s ended but was not sealed: %s", claims.name_of(info.start), error)
+        return None
+    finally:
+        if writer is not None:
+            writer.close()
+        reader.close()
+    return account
+
+
+def account_of(reader: StreamLog, info: StreamInfo) -> Account:
+    """Read an ended stream's log and return its account."""
+    table = FrameTable(info.start)
+    cursor = reader.cursor()
+    ends = info.end_offsets or ()
+    try:
+        while any(p < end for p, end in zip(cursor.positions(), ends, strict=True)):
+            table.update([r for r in cursor.poll(1.0) if r.offset < ends[r.partition]])
+    finally:
+        cursor.close()
+    return build_account(str(claims.name_of(info.start)), info, table)
