@@ -1,0 +1,361 @@
+"""What an ingest run does with each event of its adapter."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.codecs import byte_view
+from pipeline.codecs.checksum import crc32c
+from pipeline.errors import (
+    InvalidFrameError,
+    PipelineError,
+    StreamExistsError,
+    StreamNotFoundError,
+    TopicMissingError,
+)
+from pipeline.frame import AttributeValue
+from pipeline.ingest.report import IngestReport
+from pipeline.ingest.runs import (
+    Print,
+    Published,
+    RunStream,
+    judge,
+    new_run_id,
+    next_name,
+    run_stream,
+    same_run,
+)
+from pipeline.ingest.writers import AWAY, Session, StoppedError, Writer, Writers
+from pipeline.naming import StreamId, quote_part
+from pipeline.protocols import (
+    AdapterEvent,
+    DetectorAdapter,
+    Quarantined,
+    SeriesBegin,
+    SeriesEnd,
+    SourceFrame,
+)
+
+log = logging.getLogger(__name__)
+#: Seconds between two rounds of housekeeping while frames come without pause.
+_TICK_S = 0.05
+
+
+@dataclass(slots=True, eq=False)
+class Source:
+    """One series of the adapter, and the streams it has given, in order."""
+
+    begin: SeriesBegin
+    facts: dict[str, AttributeValue]
+    streams: list[RunStream]
+    touched_s: float
+    writer: Writer | None = None
+    active: bool = True
+    #: Quarantined before there was a stream to say so.
+    notes: list[Quarantined] = field(default_factory=list)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Ingest:
+    """The state of one run; see :func:`pipeline.ingest.run`."""
+
+    session: Session
+    adapter: DetectorAdapter
+    beamtime: str
+    detector: str
+    wanted: str | None
+    keeps: bool
+    on_disk: bool
+    idle_s: float | None
+    stop: threading.Event
+    on_progress: Callable[[IngestReport], None] | None
+    report: IngestReport
+    writers: Writers = field(init=False)
+    sources: dict[str, Source] = field(default_factory=dict)
+    warned: set[StreamId] = field(default_factory=set)
+    tick_s: float = 0.0
+
+    # -- the loop -------------------------------------------------------------------------------
+
+    def run(self, *, poll_s: float, streams: int | None, flush_timeout_s: float) -> IngestReport:
+        """Take the adapter's events until it is time to stop; flush; return the report."""
+        events = self.adapter.events(poll_s=poll_s)
+        try:
+            for event in events:
+                self._handle(event)
+                self._tick(event)
+                if self.stop.is_set() or (streams and len(self.report.ended) >= streams):
+                    break
+            else:
+                self._over()
+        except StoppedError:
+            log.info("stopped while waiting")
+        except BaseException:
+            self.report.not_flushed = self.writers.abandon()
+            raise
+        finally:
+            close = getattr(events, "close", None)
+            if close is not None:
+                close()
+        self.report.not_flushed = self.writers.close(flush_timeout_s)
+        self.report.confirmed = self.report.frames - self.report.not_flushed
+        if self.on_progress is not None:
+            self.on_progress(self.report)
+        return self.report
+
+    def _handle(self, event: AdapterEvent | None) -> None:
+        match event:
+            case SeriesBegin():
+                self._begin(event)
+            case SourceFrame():
+                self._frame(event)
+            case Quarantined():
+                self._quarantined(event)
+            case SeriesEnd():
+                self._series_end(event)
+
+    def _tick(self, event: AdapterEvent | None) -> None:
+        now_s = time.monotonic()
+        if event is not None and now_s < self.tick_s:
+            return
+        for stream in self.writers.tick():
+            self._ended(stream)
+        self.report.confirmed = self.report.frames - self.writers.pending
+        if self.idle_s is not None:
+            for source in list(self.sources.values()):
+                if source.active and now_s - source.touched_s >= self.idle_s:
+                    self._series_end(SeriesEnd(series=source.begin.series))
+        if self.on_progress is not None:
+            self.on_progress(self.report)
+        self.tick_s = time.monotonic() + _TICK_S
+
+    def _over(self) -> None:
+        """End what the adapter, whose source is over for good, has not ended."""
+        for source in list(self.sources.values()):
+            if source.active:
+                self._series_end(SeriesEnd(series=source.begin.series))
+
+    def on_confirmed(self, tokens: Sequence[Any]) -> None:
+        """Let the adapter release the sources of frames that are safe."""
+        self._release(tokens)
+
+    def _release(self, tokens: Sequence[Any]) -> None:
+        known = [token for token in tokens if token is not None]
+        if known:
+            self.adapter.acknowledge(known)
+
+    # -- series ---------------------------------------------------------------------------------
+
+    def _begin(self, event: SeriesBegin) -> None:
+        facts = {**event.run, "stream": self.wanted or ""}
+        source = self.sources.get(event.series)
+        if source is None or source.facts != facts:
+            self.sources[event.series] = self._found(event, facts)
+            return
+        # once more: with metadata that was not known before, or after an end
+        source.begin, source.active, source.touched_s = event, True, time.monotonic()
+        if source.writer is not None and event.metadata:
+            self.writers.update_metadata(source.writer, event.metadata)
+
+    def _found(self, event: SeriesBegin, facts: dict[str, AttributeValue]) -> Source:
+        """Look for streams that earlier runs have made of this source."""
+        found = self._catalogue() if event.run else []
+        mine = [summary for summary in found if same_run(facts, summary.info)]
+        mine.sort(key=lambda summary: summary.info.position)
+        streams = [RunStream.found(summary.name, summary.info) for summary in mine]
+        return Source(event, facts, streams, time.monotonic())
+
+    def _catalogue(self) -> list[Any]:
+        """Return summaries of all streams of the detector, none where it has none."""
+        names = [glob.escape(quote_part(name)) for name in (self.beamtime, self.detector)]
+        pattern = "/".join([*names, "*"])
+        try:
+            return list(self.writers.wait_for(lambda: self.session.streams(pattern)))
+        except (TopicMissingError, StreamNotFoundError):
+            return []
+        except AWAY as error:
+            log.warning("cannot look for earlier streams, frames are spooled: %s", error)
+            return []
+
+    def _series_end(self, event: SeriesEnd) -> None:
+        source = self.sources.get(event.series)
+        if source is None:
+            return
+        source.active = False
+        last = source.streams[-1] if source.streams else None
+        if source.notes and (last is None or last.ended):
+            self._open_new(source)  # nothing else could be read: that belongs into an account
+        elif last is None:
+            return
+        elif last.ended:
+            if self.writers.find(last) is None:
+                self._ended(last)
+            return
+        self._end(source, event)
+
+    def _end(self, source: Source, event: SeriesEnd) -> None:
+        """End the last stream of a source; later if that cannot be done now."""
+        stream = source.streams[-1]
+        try:
+            writer = source.writer or self._open(source, stream)
+            done = self.writers.end(writer, event)
+        except StreamExistsError:
+            stream.ended = done = True  # somebody else was faster
+        source.writer = None
+        if done:
+            self._ended(stream)
+
+    def _ended(self, stream: RunStream) -> None:
+        name = str(stream.name)
+        if name not in self.report.ended:
+            self.report.ended.append(name)
+            log.info("stream ended stream=%s", name)
+
+    # -- frames ---------------------------------------------------------------------------------
+
+    def _frame(self, event: SourceFrame) -> None:
+        source = self.sources.get(event.series)
+        if source is None:  # attached late: no begin was seen
+            self._begin(SeriesBegin(series=event.series))
+            source = self.sources[event.series]
+        source.active, source.touched_s = True, time.monotonic()
+        header = event.header
+        nbytes = byte_view(event.payload).nbytes
+        entry = Print(crc32c(event.payload), nbytes, header.timestamp_ns)
+        self._load(source)
+        verdict, stream = judge(source.streams, header.number, header.module, entry)
+        if verdict == "published" and stream is not None:
+            self._skip(stream, event)
+            return
+        if verdict != "new":
+            self._turn(source, f"{event.source or header.number}: {verdict}")
+        self._publish(source, event, entry)
+
+    def _load(self, source: Source) -> None:
+        """Read back, once, what the streams of this source hold."""
+        if source.streams and not source.streams[-1].ended and source.writer is None:
+            # claimed first: what its former writer had in flight is then in the table, or void
+            last = source.streams[-1]
+            try:
+                self._open(source, last)
+            except StreamExistsError:
+                last.ended = True
+        for stream in source.streams:
+            if stream.frames is None:
+                stream.frames = self._read_back(stream.name)
+
+    def _read_back(self, name: StreamId) -> Published:
+        def read() -> Published:
+            with self.session.stream(name.beamtime, name.detector, name.stream) as stream:
+                return Published.from_table(stream.table())
+
+        try:
+            frames = self.writers.wait_for(read, always=True)
+        except PipelineError as error:
+            log.warning("stream cannot be read back, frames may come twice: %s", error)
+            return Published()
+        log.info("stream read back stream=%s frames=%d", name, len(frames))
+        return frames
+
+    def _skip(self, stream: RunStream, event: SourceFrame) -> None:
+        """Handle a frame that is published already: let go of its source when it is safe."""
+        self.report.skipped += 1
+        writer = self.writers.find(stream)
+        key = (event.header.number, event.header.module)
+        if writer is not None and key in writer.unconfirmed:
+            if writer.ending is None:
+                self.writers.write(writer, event)  # the publisher knows it; the token comes back
+        elif self.keeps or stream.on_disk:
+            self._release([event.token])
+        elif stream.name not in self.warned:
+            self.warned.add(stream.name)
+            log.warning(
+                "sources are kept, stream=%s was not published with durability=disk", stream.name
+            )
+
+    def _turn(self, source: Source, reason: str) -> None:
+        """Go on in a new stream: nothing conflicts, nothing is skipped in silence."""
+        old = source.streams[-1]
+        if not old.ended:
+            self._end(source, SeriesEnd(series=source.begin.series))
+        stream = self._open_new(source)
+        log.warning("new stream=%s after=%s because of %s", stream.name, old.name, reason)
+
+    def _publish(self, source: Source, event: SourceFrame, entry: Print) -> None:
+        while True:
+            if not source.streams:
+                self._open_new(source)
+            stream = source.streams[-1]
+            try:
+                writer = source.writer or self._open(source, stream)
+                self.writers.write(writer, event)
+            except StreamExistsError as error:
+                if source.writer is not None and source.writer.unconfirmed:
+                    raise  # what it was given is not published: start again and look
+                log.warning("%s", error)
+                source.writer, stream.ended = None, True
+                self._open_new(source)
+            except InvalidFrameError as error:
+                note = Quarantined(series=event.series, source=event.source, reason=str(error))
+                self._quarantined(note)
+                return
+            else:
+                break
+        if stream.frames is not None:
+            stream.frames.add(event.header.number, event.header.module, entry)
+        self.report.frames += 1
+        self.report.nbytes += entry.nbytes
+
+    def _quarantined(self, event: Quarantined) -> None:
+        source = self.sources.get(event.series)
+        if source is None:
+            self._begin(SeriesBegin(series=event.series))
+            source = self.sources[event.series]
+        source.active, source.touched_s = True, time.monotonic()
+        if any(event.source in stream.quarantined for stream in source.streams):
+            return  # an earlier run has said so
+        self.report.quarantined += 1
+        log.warning("quarantined source=%s reason=%s", event.source, event.reason)
+        notes = source.writer.notes if source.writer is not None else source.notes
+        notes.append(event)
+
+    # -- streams --------------------------------------------------------------------------------
+
+    def _open_new(self, source: Source) -> RunStream:
+        """Choose a name that nobody has and add the stream; it is opened when it is used."""
+        taken = {summary.name.stream for summary in self._catalogue()}
+        taken.update(s.name.stream for other in self.sources.values() for s in other.streams)
+        run_id = new_run_id()
+        wanted = self.wanted or run_stream(source.begin.name, run_id)
+        name = next_name(wanted, taken)
+        if name != wanted:
+            log.warning("stream %s exists: %s goes to %s", wanted, source.begin.series, name)
+        stream = RunStream(
+            name=StreamId(self.beamtime, self.detector, name),
+            created_ns=time.time_ns(),
+            on_disk=self.on_disk,
+            run_id=run_id,
+            frames=Published(),
+        )
+        source.streams.append(stream)
+        source.writer = None
+        return stream
+
+    def _open(self, source: Source, stream: RunStream) -> Writer:
+        run = {**source.facts, "run_id": stream.run_id}
+        run["durability"] = "disk" if stream.on_disk else "process"
+        writer = Writer(stream=stream, begin=source.begin, run=run)
+        self.writers.open(writer)
+        writer.notes, source.notes = source.notes, []
+        source.writer = writer
+        name = str(stream.name)
+        if name not in self.report.streams:
+            self.report.streams.append(name)
+            log.info("stream opened stream=%s source=%s", name, source.begin.series)
+        return writer

@@ -1,0 +1,348 @@
+"""The publishers of one ingest run: opened, written to, confirmed, ended, and waited for."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from pipeline.codecs.checksum import crc32c
+from pipeline.errors import (
+    BrokerUnavailableError,
+    FlushTimeoutError,
+    PipelineError,
+    QueueFullError,
+    StoreUnavailableError,
+    StreamExistsError,
+)
+from pipeline.frame import AttributeValue
+from pipeline.ingest.runs import RunStream
+from pipeline.protocols import Quarantined, SeriesBegin, SeriesEnd, SourceFrame
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: What passes when somebody starts the server again.
+AWAY = (BrokerUnavailableError, StoreUnavailableError)
+#: Seconds between two attempts to reach a server, and between two words about it.
+_RETRY_S, _SAY_S = 1.0, 10.0
+#: Seconds between two looks whether a full queue has room.
+_ROOM_S = 0.01
+#: Streams written at the same time; past it the one that rested longest is closed, and opened
+#: again when it is needed.
+_MAX_OPEN = 16
+_END_TIMEOUT_S = 5.0
+
+
+class Session(Protocol):
+    """What is needed of :class:`pipeline.session.Session`; tests have one in memory."""
+
+    def publish(self, beamtime: str, detector: str, stream: str, **settings: Any) -> Any: ...  # noqa: D102
+    def streams(self, pattern: str) -> Any: ...  # noqa: D102
+    def stream(self, beamtime: str, detector: str, stream: str) -> Any: ...  # noqa: D102
+
+
+class StoppedError(Exception):
+    """The user wants to stop while we wait for somebody."""
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Writer:
+    """One stream that is written; ``out`` is None while it rests."""
+
+    stream: RunStream
+    begin: SeriesBegin
+    run: Mapping[str, AttributeValue]
+    out: Any = None
+    #: (number, module) of the frames that are not confirmed.
+    unconfirmed: set[tuple[int, int]] = field(default_factory=set)
+    notes: list[Quarantined] = field(default_factory=list)
+    used_s: float = 0.0
+    ending: SeriesEnd | None = None
+    retry_s: float = 0.0
+
+
+class Writers:
+    """All publishers of a run.  For one thread.
+
+    Parameters
+    ----------
+    settings:
+        Passed to ``session.publish``.
+    patient:
+        Wait for a server that is away; False where the publisher has a spool.
+    adapter:
+        Name of the adapter: a writer of the same name and host may go on at once after a crash.
+    on_confirmed:
+        Gets the tokens of frames that are safe.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        settings: Mapping[str, Any],
+        patient: bool,
+        adapter: str,
+        takeover: bool,
+        stop: threading.Event,
+        on_confirmed: Callable[[Sequence[Any]], None],
+    ) -> None:
+        self._session = session
+        self._settings = settings
+        self._patient = patient
+        self._adapter = adapter
+        self._takeover = takeover
+        self._stop = stop
+        self._on_confirmed = on_confirmed
+        self._writers: list[Writer] = []
+
+    def wait_for(self, call: Callable[[], T], *, always: bool = False) -> T:
+        """Return what ``call`` returns; while a server is away try again, and say so.
+
+        Raises StoppedError when the user wants to stop meanwhile.
+        """
+        said_s = -_SAY_S
+        while True:
+            try:
+                return call()
+            except AWAY as error:
+                if not (self._patient or always):
+                    raise
+                if time.monotonic() - said_s >= _SAY_S:
+                    said_s = time.monotonic()
+                    log.warning("waiting, the sources are kept: %s", error)
+            if self._stop.wait(_RETRY_S):
+                raise StoppedError
+
+    # -- opening --------------------------------------------------------------------------------
+
+    def open(self, writer: Writer) -> None:
+        """Start or continue the writer's stream, unless it is open.
+
+        Raises
+        ------
+        StreamExistsError
+            Somebody has ended it, or has taken its name.
+        WriterActiveError
+            Somebody else writes it.
+        """
+        if writer not in self._writers:
+            self._writers.append(writer)
+        writer.used_s = time.monotonic()
+        if writer.out is None:
+            self._rest_one()
+            try:
+                writer.out = self.wait_for(lambda: self._publish(writer))
+            except StreamExistsError:
+                self._writers.remove(writer)
+                raise
+
+    def _publish(self, writer: Writer) -> Any:
+        stream, begin = writer.stream, writer.begin
+        out = self._session.publish(
+            stream.name.beamtime,
+            stream.name.detector,
+            stream.name.stream,
+            rate_hz=begin.rate_hz,
+            metadata=begin.metadata,
+            modules=begin.modules,
+            expected=begin.expected,
+            run=writer.run,
+            instance="" if stream.writer_is_alive else self._instance(writer),
+            takeover=self._takeover,
+            **self._settings,
+        )
+        if not stream.known and out.info is not None:
+            # between our look at the catalogue and now: the name belongs to somebody else
+            out.abandon()
+            raise StreamExistsError(stream.name, out.info.state)
+        stream.known, stream.holder = True, ""
+        return out
+
+    def _instance(self, writer: Writer) -> str:
+        """Say who we are: one source, not only one adapter and host, or two of them would mix."""
+        facts = repr(sorted((k, v) for k, v in writer.run.items() if k != "run_id"))
+        return f"{self._adapter}@{socket.gethostname()}:{crc32c(facts.encode()):08x}"
+
+    def _rest_one(self) -> None:
+        """Close the stream that rested longest if there are too many, losing nothing."""
+        resting = [w for w in self._writers if w.out is not None and w.ending is None]
+        if len(resting) < _MAX_OPEN:
+            return
+        writer = min(resting, key=lambda w: w.used_s)
+        try:
+            writer.out.flush(_END_TIMEOUT_S)
+            writer.out.close()
+        except FlushTimeoutError:
+            return  # one more than usual, until things move again
+        self._take_confirmed(writer)
+        writer.out = None
+
+    # -- writing --------------------------------------------------------------------------------
+
+    def write(self, writer: Writer, frame: SourceFrame) -> None:
+        """Hand a frame to the publisher; wait for room, and for servers.
+
+        Raises StoppedError, and what ``Publisher.write`` raises.
+        """
+        header = frame.header
+        key = (header.number, header.module)
+
+        def attempt() -> None:
+            self.open(writer)
+            writer.out.write(
+                frame.payload,
+                number=header.number,
+                timestamp_ns=header.timestamp_ns,
+                attributes=header.attributes,
+                encoding=header.encoding,
+                shape=header.shape,
+                dtype=header.dtype,
+                module=header.module,
+                token=(key, frame.token),
+            )
+
+        while True:
+            try:
+                self.wait_for(attempt)
+            except QueueFullError:
+                if self._stop.wait(_ROOM_S):
+                    raise StoppedError from None
+                self.confirm()
+            else:
+                writer.unconfirmed.add(key)
+                return
+
+    def find(self, stream: RunStream) -> Writer | None:
+        """Return the writer of a stream, if it has one."""
+        return next((w for w in self._writers if w.stream is stream), None)
+
+    @property
+    def pending(self) -> int:
+        """How many frames are not confirmed."""
+        return sum(len(writer.unconfirmed) for writer in self._writers)
+
+    def confirm(self) -> None:
+        """Pass on what the publishers have confirmed."""
+        for writer in self._writers:
+            self._take_confirmed(writer)
+
+    def _take_confirmed(self, writer: Writer) -> None:
+        confirmed = writer.out.take_confirmed() if writer.out is not None else ()
+        if confirmed:
+            writer.unconfirmed.difference_update(key for key, _ in confirmed)
+            self._on_confirmed([token for _, token in confirmed])
+
+    # -- beside the frames ----------------------------------------------------------------------
+
+    def update_metadata(self, writer: Writer, metadata: Mapping[str, AttributeValue]) -> None:
+        """Add to the metadata of the writer's stream."""
+        self.open(writer)
+        self.wait_for(lambda: writer.out.update_metadata(metadata), always=True)
+
+    def tell_quarantined(self, writer: Writer) -> None:
+        """Write the notes about what could not be read; raises what is in ``AWAY``."""
+        while writer.notes:
+            self.open(writer)
+            note = writer.notes[0]
+            writer.out.quarantine(note.source, note.reason)
+            writer.stream.quarantined.add(note.source)
+            del writer.notes[0]
+
+    def tick(self) -> list[RunStream]:
+        """Do what waits for time or servers; return the streams that were ended."""
+        self.confirm()
+        for writer in list(self._writers):
+            if writer.notes and writer.ending is None:
+                try:
+                    self.tell_quarantined(writer)
+                except AWAY as error:
+                    log.debug("note waits: %s", error)
+        now_s = time.monotonic()
+        due = [w for w in self._writers if w.ending is not None and now_s >= w.retry_s]
+        return [w.stream for w in due if self.try_end(w)]
+
+    # -- ending ---------------------------------------------------------------------------------
+
+    def end(self, writer: Writer, event: SeriesEnd) -> bool:
+        """End the stream; False if that must wait, it is tried again by :meth:`tick`."""
+        self.open(writer)
+        writer.ending = event
+        writer.stream.ended = True
+        return self.try_end(writer)
+
+    def try_end(self, writer: Writer, timeout_s: float = _END_TIMEOUT_S) -> bool:
+        """Try to end a stream that is to be ended."""
+        event = writer.ending
+        if event is None:
+            return False
+        try:
+            if writer.out is None:
+                writer.out = self._publish(writer)
+            self.tell_quarantined(writer)
+            writer.out.end(event.state, expected=event.expected, timeout_s=timeout_s)
+        except FlushTimeoutError as error:
+            log.warning("end of stream waits stream=%s reason=%s", writer.stream.name, error)
+        except AWAY as error:
+            log.warning("end of stream waits stream=%s reason=%s", writer.stream.name, error)
+            self._let_rest(writer)
+        except StreamExistsError:
+            # its end was written, but we did not hear of it
+            self._remove(writer)
+            return True
+        else:
+            self._remove(writer)
+            return True
+        writer.retry_s = time.monotonic() + _END_TIMEOUT_S
+        return False
+
+    def _let_rest(self, writer: Writer) -> None:
+        """Give up a publisher that may be shut already; nothing queued is in it if it is."""
+        position = writer.out.position if writer.out is not None else None
+        if position is not None and not position.queued and not position.spooled:
+            self._take_confirmed(writer)
+            writer.out.abandon()
+            writer.out = None
+
+    def _remove(self, writer: Writer) -> None:
+        self._take_confirmed(writer)
+        writer.out = None
+        self._writers.remove(writer)
+
+    def close(self, timeout_s: float) -> int:
+        """Flush and close all, ending what is to be ended; return how many frames were left."""
+        deadline = time.monotonic() + timeout_s
+        left = 0
+        failure: PipelineError | None = None
+        for writer in list(self._writers):
+            try:
+                if self.try_end(writer, timeout_s=max(0.0, deadline - time.monotonic())):
+                    continue
+                if writer.out is not None:
+                    writer.out.close(timeout_s=max(0.0, deadline - time.monotonic()))
+            except FlushTimeoutError as error:
+                log.warning("not flushed: %s", error)
+            except PipelineError as error:
+                failure = failure or error
+            self._take_confirmed(writer)
+            left += len(writer.unconfirmed)
+        self._writers.clear()
+        if failure is not None:
+            raise failure
+        return left
+
+    def abandon(self) -> int:
+        """Stop at once; return how many frames were not confirmed."""
+        left = 0
+        for writer in self._writers:
+            if writer.out is not None:
+                writer.out.abandon()
+            self._take_confirmed(writer)
+            left += len(writer.unconfirmed)
+        self._writers.clear()
+        return left
