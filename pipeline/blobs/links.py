@@ -96,7 +96,7 @@ class Link:
             client_options=options,
             # Links.attempt tries again, on another link if there is one.
             retry_config={"max_retries": 0, "retry_timeout": budget},
-            credential_provider=credentials if settings.access_key else None,
+            credential_provider=credentials,
         )
 
 
