@@ -10,6 +10,18 @@ import numpy as np
 from pipeline.records import Int64s
 
 
+def unique(values: Int64s) -> Int64s:
+    """Return the values rising and each once.
+
+    ``np.unique`` hashes first, which takes a second for a million numbers that rise already.
+    """
+    steps = values[1:] > values[:-1]
+    if steps.all():
+        return values
+    ordered = np.sort(values, kind="stable")
+    return ordered[np.concatenate(([True], ordered[1:] != ordered[:-1]))]
+
+
 class Ranges:
     """A set of integers, kept as sorted ranges that neither touch nor overlap."""
 
@@ -28,7 +40,7 @@ class Ranges:
         found = cls()
         if not len(given):
             return found
-        values = np.unique(given)
+        values = unique(given)
         cuts = np.flatnonzero(np.diff(values) > 1)
         found._firsts = values[np.concatenate(([0], cuts + 1))].tolist()
         found._lasts = values[np.concatenate((cuts, [len(values) - 1]))].tolist()
