@@ -256,11 +256,13 @@ class FilesAdapter:
         """Yield what happens in the directory; see :class:`pipeline.protocols.DetectorAdapter`."""
         while True:
             pause_s = min(poll_s, _LOOK_S) if self._waiting else poll_s
-            for file in self._watcher.wait(pause_s):
+            files = self._watcher.wait(pause_s)
+            for file in files:
                 yield from self._take(file)
             yield from self._look_again()
-            yield from self._end_idle()
-            yield None
+            if not files:  # ends and silence only when everything there was has been taken
+                yield from self._end_idle()
+                yield None
 
     def acknowledge(self, tokens: Sequence[ReadyFile]) -> None:
         """Keep, delete or move these files, each only if it is still the file that was read."""
@@ -269,6 +271,11 @@ class FilesAdapter:
         for token in tokens:
             if let_go(token, self.after, root=self.directory, move_to=self._move_to):
                 self._watcher.forget(token.path)
+
+    def owns(self, run: Mapping[str, AttributeValue]) -> bool:
+        """Tell whether a series with these run facts would be one of ours."""
+        ours = run.get("adapter") == self.name and run.get("host") == self._host
+        return ours and f"{run.get('directory')}/".startswith(f"{self.directory}/")
 
     def check(self) -> Mapping[str, AttributeValue]:
         """Look into the directory once and say how many files are there."""

@@ -18,6 +18,7 @@ from pipeline.errors import (
     StreamExistsError,
     StreamNotFoundError,
     TopicMissingError,
+    WriterActiveError,
 )
 from pipeline.frame import AttributeValue
 from pipeline.ingest.report import IngestReport
@@ -29,8 +30,8 @@ from pipeline.ingest.runs import (
     new_run_id,
     next_name,
     run_stream,
-    same_run,
 )
+from pipeline.ingest.sources import Source, found_sources
 from pipeline.ingest.writers import AWAY, Session, StoppedError, Writer, Writers
 from pipeline.naming import StreamId, quote_part
 from pipeline.protocols import (
@@ -45,20 +46,6 @@ from pipeline.protocols import (
 log = logging.getLogger(__name__)
 #: Seconds between two rounds of housekeeping while frames come without pause.
 _TICK_S = 0.05
-
-
-@dataclass(slots=True, eq=False)
-class Source:
-    """One series of the adapter, and the streams it has given, in order."""
-
-    begin: SeriesBegin
-    facts: dict[str, AttributeValue]
-    streams: list[RunStream]
-    touched_s: float
-    writer: Writer | None = None
-    active: bool = True
-    #: Quarantined before there was a stream to say so.
-    notes: list[Quarantined] = field(default_factory=list)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -78,6 +65,9 @@ class Ingest:
     report: IngestReport
     writers: Writers = field(init=False)
     sources: dict[str, Source] = field(default_factory=dict)
+    #: Streams that earlier runs left open, whose series has not shown up in this one.
+    orphans: list[Source] = field(default_factory=list)
+    is_silent: bool = False
     warned: set[StreamId] = field(default_factory=set)
     tick_s: float = 0.0
 
@@ -87,6 +77,7 @@ class Ingest:
         """Take the adapter's events until it is time to stop; flush; return the report."""
         events = self.adapter.events(poll_s=poll_s)
         try:
+            self._adopt()
             for event in events:
                 self._handle(event)
                 self._tick(event)
@@ -131,9 +122,38 @@ class Ingest:
             for source in list(self.sources.values()):
                 if source.active and now_s - source.touched_s >= self.idle_s:
                     self._series_end(SeriesEnd(series=source.begin.series))
+        self._end_orphans(event, now_s)
         if self.on_progress is not None:
             self.on_progress(self.report)
         self.tick_s = time.monotonic() + _TICK_S
+
+    def _adopt(self) -> None:
+        """Find what an earlier run has left open.
+
+        Its files may all be gone (published and deleted) before its end was written.
+        """
+        owns = getattr(self.adapter, "owns", None)
+        if owns is not None:
+            for source in found_sources(self._catalogue(), self.wanted or ""):
+                if not source.streams[-1].ended and owns(source.facts):
+                    self.orphans.append(source)
+
+    def _end_orphans(self, event: AdapterEvent | None, now_s: float) -> None:
+        """End, after the usual silence, streams of which nothing is left to publish."""
+        if event is None and not self.is_silent:
+            # only now has the adapter looked at all that was there
+            self.is_silent = True
+            for source in self.orphans:
+                source.touched_s = now_s
+        idle_s = getattr(self.adapter, "idle_end_s", self.idle_s)
+        if not self.is_silent or idle_s is None:
+            return
+        for source in [s for s in self.orphans if now_s - s.touched_s >= idle_s]:
+            self.orphans.remove(source)
+            try:
+                self._end(source, SeriesEnd(series=source.begin.series))
+            except WriterActiveError as error:
+                log.info("left to its writer: %s", error)
 
     def _over(self) -> None:
         """End what the adapter, whose source is over for good, has not ended."""
@@ -165,10 +185,13 @@ class Ingest:
 
     def _found(self, event: SeriesBegin, facts: dict[str, AttributeValue]) -> Source:
         """Look for streams that earlier runs have made of this source."""
-        found = self._catalogue() if event.run else []
-        mine = [summary for summary in found if same_run(facts, summary.info)]
-        mine.sort(key=lambda summary: summary.info.position)
-        streams = [RunStream.found(summary.name, summary.info) for summary in mine]
+        orphans = [source for source in self.orphans if source.facts == facts]
+        if orphans:
+            self.orphans.remove(orphans[0])
+        known = orphans or (
+            found_sources(self._catalogue(), self.wanted or "") if event.run else []
+        )
+        streams = next((source.streams for source in known if source.facts == facts), [])
         return Source(event, facts, streams, time.monotonic())
 
     def _catalogue(self) -> list[Any]:
@@ -338,7 +361,6 @@ class Ingest:
             log.warning("stream %s exists: %s goes to %s", wanted, source.begin.series, name)
         stream = RunStream(
             name=StreamId(self.beamtime, self.detector, name),
-            created_ns=time.time_ns(),
             on_disk=self.on_disk,
             run_id=run_id,
             frames=Published(),

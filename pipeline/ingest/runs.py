@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.frame import AttributeValue
+from pipeline.frame import INT64_MAX
 from pipeline.naming import StreamId
 from pipeline.records import StreamInfo
 
@@ -62,6 +62,8 @@ class Published:
         # apart, because a search in a column of rows would copy it
         self._numbers = np.empty(0, np.int64)
         self._recent: dict[tuple[int, int], Print] = {}
+        #: Time of the earliest frame.
+        self.first_ns = INT64_MAX
 
     @classmethod
     def from_table(cls, table: Any) -> Published:
@@ -72,6 +74,8 @@ class Published:
         rows["crc"], rows["time"] = table.checksums, table.timestamps_ns
         rows["module"] = getattr(table, "modules", 0)
         published._sort(rows)
+        if len(rows):
+            published.first_ns = int(rows["time"].min())
         return published
 
     def __len__(self) -> int:
@@ -93,6 +97,7 @@ class Published:
     def add(self, number: int, module: int, entry: Print) -> None:
         """Remember a frame that is handed to the publisher."""
         self._recent[number, module] = entry
+        self.first_ns = min(self.first_ns, entry.timestamp_ns)
         if len(self._recent) >= _MERGE_EVERY:
             new = [
                 (number, module, entry.nbytes, entry.checksum, entry.timestamp_ns)
@@ -126,7 +131,6 @@ class RunStream:
     """
 
     name: StreamId
-    created_ns: int = 0
     ended: bool = False
     on_disk: bool = False
     known: bool = False
@@ -141,7 +145,6 @@ class RunStream:
         claims = [module.claim.holder for module in info.modules.values() if module.claim]
         return cls(
             name=name,
-            created_ns=info.start.created_ns,
             ended=info.state != "open",
             on_disk=info.start.run.get("durability") == "disk",
             known=True,
@@ -169,11 +172,6 @@ class RunStream:
         return self.frames.get(number, module) if self.frames is not None else None
 
 
-def same_run(facts: Mapping[str, AttributeValue], info: StreamInfo) -> bool:
-    """Tell whether a stream comes from the source that ``facts`` describe."""
-    return all(info.start.run.get(key) == value for key, value in facts.items())
-
-
 Verdict = Literal["published", "new", "other content", "after the end"]
 
 
@@ -197,8 +195,9 @@ def judge(
         if before is None or not before.same_content(entry):
             continue
         # Equal content of a later time can be a new frame (an empty image has no date of its
-        # own): it is, if it was made after the last stream began, which lacks it.
-        if before.timestamp_ns == entry.timestamp_ns or entry.timestamp_ns <= last.created_ns:
+        # own): it is, if it was made after the last stream's first frame, and that stream lacks it.
+        first_ns = last.frames.first_ns if last.frames is not None else INT64_MAX
+        if before.timestamp_ns == entry.timestamp_ns or entry.timestamp_ns < first_ns:
             return "published", stream
     if known is not None:
         return "other content", last
