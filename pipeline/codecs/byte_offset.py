@@ -1,8 +1,8 @@
 """The byte-offset compression of CBF: pixels as signed differences of one to fifteen bytes.
 
 A difference that fits in -127..127 is one byte.  Else 0x80 follows, then two bytes; if those are
-0x8000, four more; if those are 0x80000000, eight more (little-endian, two's complement; the CBFlib
-manual, "x-CBF_BYTE_OFFSET").  A file of a Pilatus 6M has some hundred longer differences, so
+0x8000, four more; if those are 0x80000000, eight more (little-endian, two's complement; CBFlib's
+"x-CBF_BYTE_OFFSET").  A file of a Pilatus 6M has some hundred longer differences, so
 decoding is one running sum over bytes with rare exceptions.
 """
 
@@ -17,11 +17,11 @@ from pipeline.codecs._view import byte_view
 from pipeline.errors import DecodeError
 from pipeline.frame import Buffer
 
-# Bytes decoded at a time: their 1 MiB of int32 stay in the second-level cache.
+# Bytes decoded at a time; smaller pieces were slower, larger ones equal (2026-11-23).
 _PIECE_NBYTES = 1 << 18
 # Below one long difference in this many bytes, copying the stretches between them is faster than
-# a mask over all bytes (2026-11-23: equal at about 200).
-_SPARSE = 200
+# a mask over all bytes (measured 2026-11-23: equal at about 1000).
+_SPARSE = 1000
 
 _Int64s = npt.NDArray[np.int64]
 

@@ -2,7 +2,7 @@
 
 Layout: CIF text, a MIME-like section with ``X-Binary-...`` fields, the bytes 0C 1A 04 D5, the
 compressed block, padding, and the closing ``--CIF-BINARY-FORMAT-SECTION----`` and ``;``
-(CBFlib manual, "binary sections"; DECTRIS, "PILATUS CBF header specification" 1.4).
+(the format of CBFlib; here as seen in real files).
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def _check_sizes(fields: dict[str, str], width: int, height: int, size: int) -> 
 
 
 def _dtype(fields: dict[str, str]) -> str:
-    # the default of the imgCIF dictionary for a missing type is unsigned; every Pilatus is signed
+    # where no type is given: every Pilatus file seen is signed
     text = fields.get("x-binary-element-type", "signed 32-bit integer")
     element = _ELEMENT.fullmatch(text.strip().lower())
     if element is None:

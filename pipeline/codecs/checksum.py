@@ -12,8 +12,8 @@ from pipeline.frame import Buffer
 def crc32c(buffer: Buffer) -> int:
     """Return the CRC-32C (Castagnoli) of the bytes of any C-contiguous buffer, without copying.
 
-    The global interpreter lock is released meanwhile.  Measured 2026-11-23 on one core of an AMD
-    EPYC: 18 GB/s over 32 MiB, 0.3 us for an empty call.
+    Measured 2026-11-23 on one core of an AMD
+    EPYC: 18 GB/s over 32 MiB; a call on 9 bytes 0.1 us, through a view 0.6 us.
 
     Raises
     ------

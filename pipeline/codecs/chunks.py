@@ -29,7 +29,7 @@ _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 def find_problem(view: memoryview, encoding: str, nbytes: int, itemsize: int) -> str | None:
     """Return what is wrong with the framing of a chunk of ``nbytes`` raw bytes, or None.
 
-    Costs some 30 us for an image of 1.2 MB.
+    A bslz4 image of 1.2 MB costs 13 us.
     """
     if encoding in _BITSHUFFLE:
         return _bitshuffle_problem(view, nbytes, itemsize)

@@ -19,7 +19,8 @@ from pipeline.codecs._view import byte_view
 from pipeline.errors import DecodeError
 from pipeline.frame import Buffer
 
-# What tifffile 2026.3.3 raised on damaged files; its own error is a ValueError.
+# Damaged files raise struct.error, LookupError and ValueError (its own error is one) in tifffile
+# 2026.3.3; the others are what a parser of foreign bytes may run into.
 _TIFFFILE_ERRORS = (
     ValueError,
     LookupError,

@@ -1,6 +1,6 @@
 """Header lines of Pilatus files: ``# Exposure_time 0.0190000 s`` and the like.
 
-DECTRIS, "PILATUS CBF header specification" 1.4, and what was seen in real files beyond it;
+The keywords of the vendor's headers, and what was seen in real files beyond them;
 ``docs/detectors/pilatus.md`` lists the keywords with their names and units here.
 """
 
@@ -16,7 +16,7 @@ _Values = list[tuple[str, Value, str]]
 #: from the words behind the keyword, and the line
 _Parser = Callable[[list[str], str], _Values]
 
-# The header specification: these characters count as spaces.
+# The vendor's rule: these characters count as spaces.
 _BLANKS = str.maketrans("#=:,()", "      ")
 _DATE = re.compile(
     r"(\d{4})[-/](\d{2}|[A-Za-z]{3})[-/](\d{2})[T ](\d{2}):(\d{2}):(\d{2})(?:\.(\d{1,9}))?",
