@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -35,16 +36,16 @@ Blocks = npt.NDArray[np.void]
 
 
 def pack(blocks: Blocks) -> bytes:
-    """Return the index as it stands in a part's header."""
-    return zlib.compress(np.ascontiguousarray(blocks, dtype=BLOCK).tobytes(), 6)
+    """Return the index as it stands in a part's header: text, since fastavro reads it so."""
+    return base64.b64encode(zlib.compress(np.ascontiguousarray(blocks, dtype=BLOCK).tobytes(), 6))
 
 
 def unpack(data: bytes, *, partitions: int, where: str) -> Blocks:
     """Return the index that ``data`` holds; raises WireError if it cannot be one."""
     unpacker = zlib.decompressobj()
     try:
-        body = unpacker.decompress(data, _MAX_NBYTES)
-    except zlib.error as error:
+        body = unpacker.decompress(base64.b64decode(data, validate=True), _MAX_NBYTES)
+    except (zlib.error, ValueError) as error:
         raise WireError(f"damaged index: {error}", where=where) from error
     if not unpacker.eof or len(body) % BLOCK.itemsize:
         raise WireError("damaged index: cut short", where=where)

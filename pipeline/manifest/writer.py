@@ -33,7 +33,7 @@ class ManifestWriter:
     log, store:
         Where the records are and where the manifest goes; not closed here.
     prefix:
-        What the keys of the stream's blobs begin with (:meth:`pipeline.naming.Names.stream_prefix`).
+        What the keys of the stream's blobs begin with (``Names.stream_prefix``).
     epoch, nonce:
         The claim of who writes.
     part_nbytes, part_age_s:
@@ -71,6 +71,7 @@ class ManifestWriter:
         self._builder: PartBuilder | None = None
         self._built: BuiltPart | None = None
         self._cursor: Cursor | None = None
+        self._until: list[int] = []
         #: Records behind ``until`` that the cursor gave already.
         self._ahead: list[Located] = []
         self._marks = MarkFilter()
@@ -98,6 +99,8 @@ class ManifestWriter:
             The store did not take the part; the next call tries again.
         """
         self._begin()
+        # What was taken stays taken, should the caller step back.
+        self._until = until = [max(*pair) for pair in zip(until, self._until, strict=True)]
         if self._built is None:
             due = self._collect(until, timeout_s)
             aged = self._clock() - self._written_at >= self._part_age_s
@@ -127,20 +130,32 @@ class ManifestWriter:
         until = info.end_offsets
         if until is None:
             raise StreamOpenError(stream_id(info), "seal it when all its modules have ended")
-        while self.advance(until, final=True, timeout_s=timeout_s) is not None:
-            pass
-        return self._seal(info, until, account)
+        try:
+            while self.advance(until, final=True, timeout_s=timeout_s) is not None:
+                pass
+            return self._seal(info, until, account)
+        finally:
+            self._release()
 
     def close(self) -> None:
         """Close the cursor on the log; what was not written is left to the next writer."""
+        self._release()
+
+    def _release(self) -> None:
+        """Let go of the cursor and of what it gave; the next call reads behind the last part."""
         if self._cursor is not None:
             self._cursor.close()
             self._cursor = None
+        self._ahead = []
+        self._marks = MarkFilter()
+        if self._built is None:
+            self._builder = None
 
     def _begin(self) -> None:
         if self._parts is None:
             info = self._log.info(refresh=True)
             self._parts = known_parts(info, self._store)
+            self._until = list(self._parts.covered)
             numbers = [ref.part for ref in info.parts]
             numbers += [span.part.part for span in self._parts.spans]
             self._number = max(numbers, default=-1) + 1
