@@ -13,15 +13,29 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.config import ReadSettings
-from pipeline.errors import ClosedError, InvalidArgumentError, PipelineError
+from pipeline.errors import (
+    BlobNotFoundError,
+    ChecksumError,
+    ClosedError,
+    InvalidArgumentError,
+    PipelineError,
+    StreamOpenError,
+)
 from pipeline.frame import AttributeValue
 from pipeline.naming import StreamId
 from pipeline.protocols import BlobStore, StreamLog
+from pipeline.reading.account import Account, build_account
+from pipeline.reading.chunked import FrameChunks, StackedFrames, lazy_array
+from pipeline.reading.expressions import Expression, compile_expression
+from pipeline.reading.feed import FrameFeed
 from pipeline.reading.fetch import Fetcher, Origin
 from pipeline.reading.frame import Frame, ModularFrame
 from pipeline.reading.limits import check_number, check_timeout
+from pipeline.reading.live import LiveTable
 from pipeline.reading.ordered import OrderedFrames
+from pipeline.reading.selecting import SelectedFrames
 from pipeline.reading.single import Newest, SingleReader
+from pipeline.reading.table import FrameTable
 from pipeline.records import Start, State, StreamInfo
 
 __all__ = ["Frame", "ModularFrame", "OrderedFrames", "Stream"]
@@ -61,6 +75,7 @@ class Stream:
         self._single = SingleReader(log, self.fetcher, self.origin)
         self._newest = Newest(log, self._single, self.origin)
         self._newest_lock = threading.Lock()
+        self._live = LiveTable(log, name)
         self._open: weakref.WeakSet[OrderedFrames] = weakref.WeakSet()
         self._closed = False
 
@@ -199,6 +214,102 @@ class Stream:
             raise PipelineError(f"{self.name}: groups are not available on this kind of session")
         return self._shared(self, group=group, timeout_s=check_timeout(timeout_s), **options)
 
+    def select(
+        self,
+        expression: str | Expression,
+        *,
+        follow: bool = True,
+        timeout_s: float | None = 30.0,
+    ) -> SelectedFrames:
+        """Iterate over the frames that match, late ones included: see :mod:`.reading.expressions`.
+
+        First all that are there, in number order; then, with ``follow``, those that come until the
+        stream ends, as they come.  ExpressionError names an attribute that no frame has.
+        """
+        if not isinstance(expression, Expression):
+            expression = compile_expression(expression)
+        return SelectedFrames(
+            expression,
+            self._log(),
+            self._live,
+            self.fetcher,
+            self.origin,
+            follow=follow,
+            timeout_s=check_timeout(timeout_s),
+        )
+
+    def chunks(
+        self, n: int, *, start: int | None = None, timeout_s: float | None = 30.0
+    ) -> FrameChunks:
+        """Iterate in frame order, ``n`` frames at a time; the last list may be shorter."""
+        count = check_number("n", n, least=1)
+        return FrameChunks(self.ordered(start, timeout_s=timeout_s), count)
+
+    # -- all of it --------------------------------------------------------------------------------
+
+    def table(self) -> FrameTable:
+        """Return all frames up to now as columns; it is shared and grows with the next call."""
+        self._log()
+        self._live.refresh()
+        return self._live.table
+
+    def frames(self) -> Iterator[Frame]:
+        """Return the frames up to now in number order; payloads are read only when asked for."""
+        return FrameFeed(
+            self._live, self.table().merged().rows, self.fetcher, self.origin, ahead=False
+        )
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self.frames()
+
+    def account(self) -> Account:
+        """Return what came up to now and what did not, by the records alone."""
+        self._log()
+        with self._live.lock:
+            info = self._live.refresh()
+            return build_account(str(self.name), info, self._live.table)
+
+    def verify(self, progress: Callable[[int, int], object] | None = None) -> Account:
+        """Read every payload and return the account; what is damaged or gone is ``corrupt``.
+
+        ``progress`` is called with how many payloads were read, and of how many.  Raises
+        StoreUnavailableError or StoreDeniedError if the store cannot be read at all.
+        """
+        self._log()
+        with self._live.lock:
+            info = self._live.refresh()
+            table = self._live.table
+            rows = table.merged().rows
+        corrupt = set()
+        parts = FrameFeed(self._live, rows, self.fetcher, self.origin, ahead=True, whole=False)
+        for done, part in enumerate(parts, 1):
+            try:
+                part.payload  # noqa: B018 -- reads and checks it
+            except (ChecksumError, BlobNotFoundError):
+                corrupt.add(part.number)
+            if progress is not None:
+                progress(done, len(rows))
+        with self._live.lock:
+            return build_account(str(self.name), info, table, corrupt=corrupt)
+
+    def array(self) -> Any:
+        """Return a lazy dask array over all frames of an ended stream, frame axis first.
+
+        Missing frames hold the highest value of an unsigned type, -1, or not a number.
+
+        Raises
+        ------
+        StreamOpenError
+            It may still grow.
+        PipelineError
+            dask is not installed.
+        """
+        self._log()
+        with self._live.lock:
+            if self._live.refresh().end_offsets is None:
+                raise StreamOpenError(self.name, "use chunks() or select(), or wait for its end")
+            return lazy_array(StackedFrames(self._live, self.fetcher, self.origin))
+
     # -- closing ----------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -210,6 +321,7 @@ class Stream:
             frames.close()
         with self._newest_lock:
             self._newest.close()
+        self._live.close()
         self.fetcher.close()
         self.log.close()
 

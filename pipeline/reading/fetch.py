@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -36,13 +37,29 @@ class Block:
     store is raised to the frame that needs the bytes, and the next one that asks tries again.
     """
 
-    __slots__ = ("_begin", "_data", "_end", "_fetcher", "_future", "_lock", "origin", "segment")
+    __slots__ = (
+        "_begin",
+        "_data",
+        "_end",
+        "_fetcher",
+        "_future",
+        "_lock",
+        "_reload",
+        "origin",
+        "segment",
+    )
 
     def __init__(
-        self, fetcher: Fetcher, origin: Origin, segment: Segment, rows: slice | None = None
+        self,
+        fetcher: Fetcher,
+        origin: Origin,
+        segment: Segment,
+        rows: slice | None = None,
+        reload: Callable[[], Segment] | None = None,
     ) -> None:
         self.segment = segment
         self.origin = origin
+        self._reload = reload
         self._fetcher = fetcher
         self._lock = threading.Lock()
         self._future: Future[memoryview] | None = None
@@ -68,7 +85,7 @@ class Block:
             return _NOTHING
         offset = int(segment.offsets[row])
         if not segment.blob:
-            found = memoryview(segment.inline)[offset : offset + length]
+            found = self._inline()[offset : offset + length]
         elif self._begin <= offset and offset + length <= self._end:
             found = self._read()[offset - self._begin : offset - self._begin + length]
         else:
@@ -83,6 +100,12 @@ class Block:
                 found=checksum,
             )
         return found.toreadonly()
+
+    def _inline(self) -> memoryview:
+        """Return the payloads inside the record; a record kept without them is read again."""
+        if not self.segment.inline and self._reload is not None:
+            self.segment, self._reload = self._reload(), None
+        return memoryview(self.segment.inline)
 
     def prefetch(self) -> None:
         """Begin to read in the background."""
@@ -145,9 +168,18 @@ class Fetcher:
         """Address of the store, for messages."""
         return self._store.url
 
-    def open(self, segment: Segment, origin: Origin, rows: slice | None = None) -> Block:
-        """Return the payloads of a segment (``rows``: only these are wanted); reads nothing."""
-        return Block(self, origin, segment, rows)
+    def open(
+        self,
+        segment: Segment,
+        origin: Origin,
+        rows: slice | None = None,
+        reload: Callable[[], Segment] | None = None,
+    ) -> Block:
+        """Return the payloads of a segment (``rows``: only these are wanted); reads nothing.
+
+        ``reload`` reads the record again if it was kept without the payloads inside it.
+        """
+        return Block(self, origin, segment, rows, reload)
 
     def get(self, key: str, offset: int, length: int) -> memoryview:
         """Read from the store now."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.reading.fetch import Block
@@ -42,6 +43,7 @@ class _Part:
     epoch: int
     #: Behind the claim of a newer writer, whose own copy may still come and then wins.
     behind: bool
+    offset: int
 
 
 class Ordering:
@@ -110,7 +112,7 @@ class Ordering:
             if number < self._wanted:
                 self._came_after(number)
             elif not self._in_lane(located.partition, number):
-                part = _Part(block, row, segment.epoch, behind)
+                part = _Part(block, row, segment.epoch, behind, located.offset)
                 kept += self._pend(number, segment.module, part)
         last = int(segment.numbers[-1])
         self._high[located.partition] = max(self._high[located.partition], last)
@@ -154,9 +156,18 @@ class Ordering:
             del self._uses[block]
             self.released.append(block)
 
-    def finish(self) -> None:
-        """Say that the whole stream has been read."""
+    def finish(self, ends: Sequence[int]) -> None:
+        """Say that the whole stream has been read, and the offsets where it ends.
+
+        What a superseded writer managed to send behind the end does not belong to it.
+        """
         self._finished = True
+        for number, parts in list(self._pending.items()):
+            end = ends[self.floors.partition_of(number)]
+            for module in [m for m, part in parts.items() if part.offset >= end]:
+                self._unuse(parts.pop(module).block)
+            if not parts:
+                del self._pending[number]
 
     def promise(self, end: int) -> None:
         """Say that no number below ``end`` will come any more (see :meth:`blocked_at`)."""

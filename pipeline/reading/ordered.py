@@ -108,8 +108,11 @@ class OrderedFrames(Iterator[Frame]):
         return frames
 
     def _take_in(self, records: list[Located]) -> None:
+        ends = self._ends
         for located in records:
             value = located.value
+            if ends is not None and located.offset >= ends[located.partition]:
+                continue
             if isinstance(value, Segment):
                 block = self._fetcher.open(value, self._origin)
                 if self._ordering.add(located, block):
@@ -179,7 +182,7 @@ class OrderedFrames(Iterator[Frame]):
     def _at_end(self) -> bool:
         if not self._ended and self._ends is not None and self._reached(self._ends):
             self._ended = True
-            self._ordering.finish()
+            self._ordering.finish(self._ends)
             self._release_cursor()
         return self._ended
 

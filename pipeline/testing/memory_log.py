@@ -74,6 +74,7 @@ def make_segment(
     encoding: str | None = None,
     timestamps_ns: Sequence[int] | None = None,
     digests: Sequence[int] | None = None,
+    stream_key: bytes = STREAM_KEY,
     **other: Any,
 ) -> Segment:
     """Return a segment; without ``payloads`` its frames have no pixels.
@@ -87,7 +88,7 @@ def make_segment(
         shape = (len(data[0]),) if payloads is not None and data else ()
     ends = np.cumsum(lengths, dtype=np.int64)
     return Segment(
-        stream_key=STREAM_KEY,
+        stream_key=stream_key,
         epoch=epoch,
         module=module,
         floor=floor,
