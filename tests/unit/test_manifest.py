@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import pairwise
 
 import fastavro
 import numpy as np
@@ -122,7 +123,7 @@ def test_parts_are_written_by_size_while_the_stream_runs() -> None:
         refs.append(ref)
     assert len(refs) > 2
     assert [ref.part for ref in refs] == list(range(len(refs)))
-    assert all(a.offsets <= b.offsets for a, b in zip(refs, refs[1:], strict=False))
+    assert all(a.offsets <= b.offsets for a, b in pairwise(refs))
     log.end()
     final = writer.seal(log.info(refresh=True).ends[0], {})
     assert final.frames == 4000

@@ -1,4 +1,4 @@
-"""Damaged, cut short or foreign objects in a manifest: an error that names the key, never a hang."""
+"""Damaged, cut short or foreign objects in a manifest: an error that names the key, no hang."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from manifest_helpers import (
     BUCKET,
     NAMES,
-    PREFIX,
     CountingStore,
     info_of,
     make_store,
