@@ -173,7 +173,7 @@ class OrderedFrames(Iterator[Frame]):
             if left <= 0:
                 # Silence counts from what is in the log now, not from how far we have come.
                 target = target or self._log.bounds()[1]
-                if self._reached(target) or self._left(begun, True) <= 0:
+                if self._read_up_to(target) or self._left(begun, True) <= 0:
                     self._ask_for_end()
                     if self._ends is None or self._left(begun, True) <= 0:
                         self._time_out()
@@ -228,6 +228,11 @@ class OrderedFrames(Iterator[Frame]):
     def _reached(self, offsets: list[int] | tuple[int, ...]) -> bool:
         positions = self._cursor.positions()
         return all(p >= o for p, o in zip(positions, offsets, strict=True))
+
+    def _read_up_to(self, offsets: list[int]) -> bool:
+        """Tell whether all was read but for partitions that were paused, whose turn is not yet."""
+        positions = self._cursor.positions()
+        return all(p in self._paused or positions[p] >= o for p, o in enumerate(offsets))
 
     def _time_out(self) -> None:
         goal = self._ordering.blocked_at()
