@@ -313,10 +313,13 @@ class Stream:
     # -- closing ----------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Stop following and join the threads; iterators end; may be called twice."""
+        """Stop following and join the threads; what iterates gets ClosedError.
+
+        May be called twice, and while other threads read.
+        """
         if self._closed:
             return
-        self._closed = True
+        self._closed = self._single.stopped = True
         for frames in list(self._open):
             frames.close()
         with self._newest_lock:

@@ -189,7 +189,10 @@ class Fetcher:
 
     def submit(self, block: Block) -> Future[memoryview] | None:
         """Read a block in the background; None when closed."""
-        return None if self._closed else self._pool.submit(block.load)
+        try:
+            return None if self._closed else self._pool.submit(block.load)
+        except RuntimeError:  # closed by another thread in between
+            return None
 
     def close(self) -> None:
         """Give up what has not begun and join the threads; may be called twice."""

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from pipeline.errors import FrameExpiredError, StreamTimeoutError
+from pipeline.errors import ClosedError, FrameExpiredError, StreamTimeoutError
 from pipeline.naming import StreamId
 from pipeline.protocols import Cursor, StreamLog
 from pipeline.reading.ordered import CATCH_UP_S, IDLE_S
@@ -28,6 +28,7 @@ class LiveTable:
         self._cursor: Cursor | None = None
         self._ends: tuple[int, ...] | None = None
         self._generation = 0
+        self._closed = False
 
     def refresh(self) -> StreamInfo:
         """Read up to what is in the log now; return the catalogue's word from just before.
@@ -49,8 +50,7 @@ class LiveTable:
     def poll(self, timeout_s: float) -> bool:
         """Take in what comes next, waiting for it if need be; True if there was something."""
         with self.lock:
-            cursor = self._cursor = self._cursor or self._log.cursor()
-            records = cursor.poll(timeout_s)
+            records = self._open().poll(timeout_s)
             ends = self._ends
             if ends is not None:
                 records = [r for r in records if r.offset < ends[r.partition]]
@@ -60,8 +60,14 @@ class LiveTable:
     def reached(self, offsets: Sequence[int]) -> bool:
         """Tell whether everything below these offsets was read."""
         with self.lock:
-            cursor = self._cursor = self._cursor or self._log.cursor()
-            return all(p >= o for p, o in zip(cursor.positions(), offsets, strict=True))
+            positions = self._open().positions()
+            return all(p >= o for p, o in zip(positions, offsets, strict=True))
+
+    def _open(self) -> Cursor:
+        if self._closed:
+            raise ClosedError(f"stream {self._stream} was closed")
+        self._cursor = self._cursor or self._log.cursor()
+        return self._cursor
 
     def end_at(self, ends: tuple[int, ...] | None) -> None:
         """Note where the stream ends; starts anew if records behind that were taken in before.
@@ -76,7 +82,7 @@ class LiveTable:
                 r.offset >= ends[r.partition] for r in self.table.records
             )
             if beyond or self._ends is not None:
-                self.close()
+                self._drop()
                 self.table = FrameTable(self.table.start)
                 self._generation += 1
             self._ends = ends
@@ -107,7 +113,11 @@ class LiveTable:
 
     def close(self) -> None:
         """Release the cursor; the table stays."""
+        self._closed = True
         with self.lock:
-            if self._cursor is not None:
-                self._cursor.close()
-                self._cursor = None
+            self._drop()
+
+    def _drop(self) -> None:
+        if self._cursor is not None:
+            self._cursor.close()
+            self._cursor = None

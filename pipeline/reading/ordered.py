@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import weakref
 from collections.abc import Iterator
 from typing import Self
 
-from pipeline.errors import StreamTimeoutError
+from pipeline.errors import ClosedError, StreamTimeoutError
 from pipeline.protocols import Cursor, StreamLog
 from pipeline.reading.fetch import Fetcher, Origin, Window
 from pipeline.reading.frame import Frame
@@ -62,6 +63,7 @@ class OrderedFrames(Iterator[Frame]):
         self._closing = False
         self._ended = False
         self._closed = False
+        self._polling = threading.Lock()
 
     @property
     def missing(self) -> list[list[int]]:
@@ -74,10 +76,10 @@ class OrderedFrames(Iterator[Frame]):
         return self._ordering.late.lists()
 
     def close(self) -> None:
-        """Release the log; frames handed out stay usable."""
+        """Release the log; frames handed out stay usable, going on raises ClosedError."""
         self._closed = True
-        self._ready = iter(())
-        self._release_cursor()
+        with self._polling:  # a poll of another thread lasts IDLE_S at most
+            self._release_cursor()
 
     def __enter__(self) -> Self:
         return self
@@ -91,21 +93,27 @@ class OrderedFrames(Iterator[Frame]):
     def __next__(self) -> Frame:
         for frame in self._ready:
             return frame
+        if self._closed and not self._ended:
+            raise ClosedError(f"stream {self._origin.stream} was closed while it was read")
         self._ready = iter(self._advance())
         return next(self._ready)
 
     def _advance(self) -> list[Frame]:
         """Return the next run of frames; empty at the end."""
-        if self._closed:
-            return []
         self._release()
         if not self._ended and self._segments < _AHEAD_SEGMENTS and not self._full():
-            self._take_in(self._cursor.poll(0))  # keeps the reading ahead busy
+            self._take_in(self._poll(0))  # keeps the reading ahead busy
         frames = self._ordering.take()
         if not frames:
             frames = self._wait()
         self._window.pump()
         return frames
+
+    def _poll(self, timeout_s: float) -> list[Located]:
+        with self._polling:
+            if self._closed:
+                raise ClosedError(f"stream {self._origin.stream} was closed while it was read")
+            return self._cursor.poll(timeout_s)
 
     def _take_in(self, records: list[Located]) -> None:
         ends = self._ends
@@ -161,7 +169,7 @@ class OrderedFrames(Iterator[Frame]):
             if self._paused:
                 self._resume(self._paused.intersection(self._ordering.needed()))
             left = self._left(begun, target is not None)
-            records = self._cursor.poll(min(self._slice(), max(left, 0.0)))
+            records = self._poll(min(self._slice(), max(left, 0.0)))
             self._take_in(records)
             if not records:
                 self._look()

@@ -60,6 +60,8 @@ class Ranges:
 
     def remove(self, first: int, last: int) -> None:
         """Take out all numbers from ``first`` to ``last``, both included."""
+        if last < first:
+            return
         low = bisect.bisect_left(self._lasts, first)
         high = bisect.bisect_right(self._firsts, last)
         if low >= high:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from pipeline.errors import FrameNotFoundError, StreamTimeoutError
+from pipeline.errors import ClosedError, FrameNotFoundError, StreamTimeoutError
 from pipeline.protocols import Cursor, Lookup, StreamLog
 from pipeline.reading.fetch import Fetcher, Origin
 from pipeline.reading.frame import Frame, ModularFrame
@@ -17,6 +17,8 @@ from pipeline.records import Located, Segment
 SEARCH_S = 10.0
 #: A following cursor this far behind is given up for a look at the end of the log.
 _MAX_LAG = 2000
+#: ... which is asked when the last call was longer ago than this.
+_FRESH_S = 1.0
 #: How far below the newest number a complete frame is searched for, one by one.
 _MAX_BACK = 64
 #: Frames of several modules that the follower keeps together.
@@ -45,6 +47,13 @@ class SingleReader:
         self._log = log
         self._fetcher = fetcher
         self._origin = origin
+        #: Set by the owner to end waiting calls, from another thread.
+        self.stopped = False
+
+    def check_open(self) -> None:
+        """Raise ClosedError once the stream was closed."""
+        if self.stopped:
+            raise ClosedError(f"stream {self._origin.stream} was closed")
 
     def frame(self, number: int, *, timeout_s: float | None, least: int) -> Frame:
         """Return frame ``number`` with at least ``least`` modules (fewer if no more will come).
@@ -55,6 +64,7 @@ class SingleReader:
         cursor: Cursor | None = None
         try:
             while True:
+                self.check_open()
                 ended = self._log.info(refresh=cursor is not None).end_offsets is not None
                 high = self._log.bounds()[1]
                 lookup = self._log.find(number, timeout_s=SEARCH_S)
@@ -181,6 +191,7 @@ class Newest:
         self._single = single
         self._origin = origin
         self._cursor: Cursor | None = None
+        self._used = 0.0
         self._parts: dict[int, dict[int, tuple[Segment, int]]] = {}
 
     def get(self, after: int | None, *, timeout_s: float | None, least: int) -> Frame:
@@ -195,6 +206,7 @@ class Newest:
         ends = self._log.info(refresh=False).end_offsets
         floor = -1 if after is None else after
         while True:
+            self._single.check_open()
             number = self._newest(least)
             if number is not None and number > floor:
                 return self._single.build(number, self._parts[number])
@@ -214,11 +226,15 @@ class Newest:
 
     def _follow(self, least: int) -> Cursor:
         """Return a cursor near the end of the log."""
+        used, self._used = self._used, time.monotonic()
         if self._cursor is not None:
-            self._drain(self._cursor)
+            if self._used - used < _FRESH_S:
+                self._drain(self._cursor)
+                return self._cursor
             high = self._log.bounds()[1]
             lag = sum(h - p for h, p in zip(high, self._cursor.positions(), strict=True))
             if lag <= _MAX_LAG:
+                self._drain(self._cursor)
                 return self._cursor
             self.close()
         high = self._log.bounds()[1]  # before the tail: nothing may fall in between

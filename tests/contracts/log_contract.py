@@ -149,9 +149,7 @@ class StreamLogContract:
         log.close()
 
     @pytest.mark.parametrize("number", [0, 1, 4, 17, 39])
-    def test_find_returns_the_record_of_a_frame(
-        self, log_factory: LogFactory, number: int
-    ) -> None:
+    def test_find_returns_the_record_of_a_frame(self, log_factory: LogFactory, number: int) -> None:
         start = self.make_start()
         log = log_factory(start, simple_entries(start, 40), "complete")
         lookup = log.find(number, timeout_s=LIMIT_S)
@@ -226,9 +224,7 @@ class StreamLogContract:
         start = self.make_start()
         log = log_factory(start, simple_entries(start, 38), "complete")
         tail = log.tail(timeout_s=LIMIT_S)
-        last = {
-            r.partition: int(r.value.numbers[-1]) for r in tail if isinstance(r.value, Segment)
-        }
+        last = {r.partition: int(r.value.numbers[-1]) for r in tail if isinstance(r.value, Segment)}
         assert last == {0: 35, 1: 37}
         log.close()
 

@@ -157,7 +157,7 @@ def test_an_error_names_the_column() -> None:
 
 def test_an_unknown_attribute_is_named_with_the_nearest() -> None:
     expression = compile_expression("number > 3 and omgea > 1")
-    with pytest.raises(ExpressionError, match="column 16.*'omgea'.*did you mean 'omega'"):
+    with pytest.raises(ExpressionError, match=r"column 16.*'omgea'.*did you mean 'omega'"):
         expression.check_names(["omega", "phi"])
 
 

@@ -1,7 +1,8 @@
-"""Any interleaving of writers, crashes, copies and losses: nothing lost, nothing twice, in order."""
+"""Any interleaving of writers, crashes, copies and losses: each frame once, and in order."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ from pipeline.frame import Module
 from pipeline.naming import StreamId
 from pipeline.reading.ranges import Ranges
 from pipeline.stream import Stream
-from pipeline.testing.memory_log import MemoryLog, make_segment, make_start
+from pipeline.testing.memory_log import MemoryLog, make_mark, make_segment, make_start
 
 NAME = StreamId("test", "detector", "scan_1")
 MODULES = tuple(Module(index=i, shape=(1, 1), position=(0, i)) for i in range(2))
@@ -39,7 +40,7 @@ class Writer:
     def _mark(self, kind: str) -> None:
         for partition, ceil in enumerate(self.ceils):
             fields = {"floor": self.floor, "ceil": ceil, "epoch": self.epoch}
-            self.log.append(partition, _mark(kind, module=self.module, **fields))
+            self.log.append(partition, make_mark(kind, module=self.module, **fields))
 
     def send(self, numbers: list[int], *, digest: int = 7) -> None:
         chunk = self.log.start.frames_per_chunk
@@ -64,12 +65,6 @@ class Writer:
         self._mark("idle")
 
 
-def _mark(kind: str, **fields: Any) -> Any:
-    from pipeline.testing.memory_log import make_mark
-
-    return make_mark(kind, **fields)
-
-
 def open_stream(log: MemoryLog) -> Stream:
     return Stream(log, MemoryStore("properties"), name=NAME)
 
@@ -77,11 +72,9 @@ def open_stream(log: MemoryLog) -> Stream:
 def drain(frames: Any) -> list[int]:
     """Return what there is now."""
     found = []
-    try:
+    with contextlib.suppress(StreamTimeoutError):
         for frame in frames:
             found.append(frame.number)
-    except StreamTimeoutError:
-        pass
     return found
 
 
@@ -218,9 +211,7 @@ def test_accounts_are_exact_under_loss_duplication_and_reorder(
 def test_frames_of_modules_are_joined_whatever_module_comes_first(
     layout: tuple[int, int], count: int, data: st.DataObject
 ) -> None:
-    log = MemoryLog(
-        make_start(partitions=layout[0], frames_per_chunk=layout[1], modules=MODULES)
-    )
+    log = MemoryLog(make_start(partitions=layout[0], frames_per_chunk=layout[1], modules=MODULES))
     writers = [Writer(log, module=i) for i in range(2)]
     lost = [data.draw(st.sets(st.integers(0, count - 1))) for _ in range(2)]
     for writer in writers:
@@ -235,10 +226,8 @@ def test_frames_of_modules_are_joined_whatever_module_comes_first(
         writers[module].floor = number
         writers[module].send([number])
         if data.draw(st.booleans()):
-            try:
+            with contextlib.suppress(StreamTimeoutError):
                 got.extend(live)
-            except StreamTimeoutError:
-                pass
     for writer in writers:
         writer.declare(count)
     log.end()

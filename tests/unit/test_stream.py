@@ -262,16 +262,48 @@ def test_payloads_read_ahead_stay_within_the_limit(make: Any) -> None:
         assert frame.array[0, 0] == frame.number
 
 
-def test_closing_the_stream_ends_its_iterators(make: Any) -> None:
-    bench = make()
+def test_a_closed_stream_cannot_be_read(make: Any) -> None:
+    bench = make(frames_per_chunk=8)
     bench.write(range(5), floor=0)
     frames = bench.stream.ordered()
     assert next(frames).number == 0
     bench.stream.close()
     bench.stream.close()
-    assert list(frames) == []
+    assert numbers_of(itertools.islice(frames, 4)) == [1, 2, 3, 4]  # these had been taken
     with pytest.raises(ClosedError):
-        bench.stream.ordered()
+        next(frames)
+    for call in (bench.stream.ordered, bench.stream.latest, bench.stream.account):
+        with pytest.raises(ClosedError):
+            call()
+
+
+def test_closing_the_stream_wakes_up_who_waits(make: Any) -> None:
+    bench = make()
+    bench.write([0], floor=0)
+    waits = [
+        lambda: list(bench.stream.ordered(timeout_s=None)),
+        lambda: list(bench.stream.select("True", timeout_s=None)),
+        lambda: bench.stream.latest(after=5, timeout_s=None),
+        lambda: bench.stream.frame(5, timeout_s=None),
+    ]
+    begun, failures = threading.Semaphore(0), []
+
+    def wait(call: Any) -> None:
+        begun.release()
+        try:
+            call()
+        except ClosedError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=wait, args=(call,)) for call in waits]
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        assert begun.acquire(timeout=LIMIT_S)
+    bench.stream.close()
+    for thread in threads:
+        thread.join(LIMIT_S)
+    assert len(failures) == 4
 
 
 # -- frame and latest -----------------------------------------------------------------------------
@@ -289,9 +321,7 @@ def test_frame_finds_one_by_its_number(make: Any) -> None:
     assert frame.modules == {0: frame}
 
 
-@pytest.mark.parametrize(
-    ("number", "reason"), [(3, "missing"), (0, "outside"), (9, "outside")]
-)
+@pytest.mark.parametrize(("number", "reason"), [(3, "missing"), (0, "outside"), (9, "outside")])
 def test_frame_says_why_there_is_none(make: Any, number: int, reason: str) -> None:
     bench = make(partitions=2)
     bench.write([1, 2, 4, 5], floor=1)
@@ -343,7 +373,7 @@ def test_latest_jumps_when_it_is_far_behind(make: Any) -> None:
     bench = make()
     bench.write([0], floor=0)
     assert bench.stream.latest().number == 0
-    bench.stream._newest._drain = lambda _: None  # a follower that was not called for long
+    bench.stream._newest._used = 0.0  # it was not called for long
     for number in range(1, 2500):
         bench.log.append(0, make_segment([number]))
     assert bench.stream.latest().number == 2499
