@@ -69,10 +69,11 @@ class Published:
     def from_table(cls, table: Any) -> Published:
         """Take over what a stream's table of frames says."""
         published = cls()
-        rows = np.zeros(len(table.numbers), cls._ROW)
-        rows["number"], rows["nbytes"] = table.numbers, table.nbytes
-        rows["crc"], rows["time"] = table.checksums, table.timestamps_ns
-        rows["module"] = getattr(table, "modules", 0)
+        counting = table.merged().rows
+        rows = np.zeros(len(counting), cls._ROW)
+        rows["number"], rows["module"] = table.numbers[counting], table.modules[counting]
+        rows["nbytes"], rows["crc"] = table.nbytes[counting], table.checksums[counting]
+        rows["time"] = table.timestamps_ns[counting]
         published._sort(rows)
         if len(rows):
             published.first_ns = int(rows["time"].min())

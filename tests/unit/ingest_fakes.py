@@ -56,6 +56,7 @@ class FakeStream:
             checksums=np.array([crc32c(r[1]) for r in rows], np.uint32),
             timestamps_ns=np.array([r[2] for r in rows], np.int64),
             modules=np.zeros(len(rows), np.int64),
+            merged=lambda: SimpleNamespace(rows=np.arange(len(rows))),
         )
 
     def __enter__(self) -> FakeStream:
