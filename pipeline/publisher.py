@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import codecs
+from pipeline.codecs.checksum import crc32c
 from pipeline.config import PublishSettings
 from pipeline.errors import (
     ClosedError,
@@ -249,7 +249,7 @@ class Publisher:
         known = self._known.get(module, number)
         if known is None:
             return False
-        if known != (len(payload), codecs.crc32c(payload), digest):
+        if known != (len(payload), crc32c(payload), digest):
             raise InvalidFrameError(
                 "number", f"frame {number} was published before with other content"
             )

@@ -352,7 +352,7 @@ class StreamInfo:
         states = {end.state for end in self.ends}
         for state in ("lost", "timeout", "aborted", "complete"):
             if state in states:
-                return state  # type: ignore[return-value]  # a literal of the tuple above
+                return state
         return "open"
 
     @property

@@ -13,7 +13,7 @@ from pipeline.errors import TopicMissingError, WireError
 from pipeline.kafka.client import make_consumer, translated
 from pipeline.kafka.producer import Acknowledged, LogProducer
 from pipeline.naming import Names
-from pipeline.records import CatalogueRecord, Mark, Segment
+from pipeline.records import CatalogueRecord, Mark, Seal, Segment
 from pipeline.wire import codec
 from pipeline.wire.catalogue import Catalogue, key_of
 
@@ -39,7 +39,7 @@ class CatalogueTopic:
         self._producer = producer
         self._resolve = resolve
         self._lock = threading.RLock()
-        self._consumer, self._watch = make_consumer(settings, **{"enable.partition.eof": True})
+        self._consumer, self._watch = make_consumer(settings, {"enable.partition.eof": True})
         self._next = 0
         self._assigned = False
         self.state = Catalogue()
@@ -119,7 +119,7 @@ class CatalogueTopic:
             # One bad record must not hide all streams; it is named and passed over.
             log.warning("catalogue record ignored: %s", error)
             return
-        if not isinstance(record, (Segment, Mark)):
+        if not isinstance(record, (Segment, Mark, Seal)):
             self.state.apply(record, offset, timestamp_ms)
 
     def close(self) -> None:

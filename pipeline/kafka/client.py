@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -113,7 +113,11 @@ def make_producer(settings: KafkaSettings) -> tuple[Producer, Watch]:
 
 
 def make_consumer(
-    settings: KafkaSettings, *, wait_ms: int = 100, group: str = "", **changes: Any
+    settings: KafkaSettings,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    wait_ms: int = 100,
+    group: str = "",
 ) -> tuple[Consumer, Watch]:
     """Return a consumer for assigned partitions (or a group, when named).
 
@@ -131,7 +135,7 @@ def make_consumer(
         "fetch.queue.backoff.ms": 2,
         "check.crcs": False,  # payloads and records carry our own checksums where it matters
         "queued.max.messages.kbytes": 16 * 1024,
-        **changes,
+        **(changes or {}),
     }
     return _made(Consumer, settings, watch, values), watch
 

@@ -174,13 +174,13 @@ class KafkaStreamLog:
             # A short wait and small fetches: assign + poll is one quick read wherever it jumps.
             self._consumer, self._watch = make_consumer(
                 self._settings,
-                wait_ms=10,
-                **{
+                {
                     "enable.partition.eof": True,
                     "max.partition.fetch.bytes": 128 * 1024,
                     # Do not read ahead: the next search is elsewhere.
                     "queued.min.messages": 1,
                 },
+                wait_ms=10,
             )
         return self._consumer
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from confluent_kafka import KafkaError, Message
@@ -70,7 +70,7 @@ class LogProducer:
         return self.append_all([(topic, partition, key, value)], timeout_s)[0]
 
     def append_all(
-        self, entries: list[tuple[str, int, bytes, bytes | None]], timeout_s: float
+        self, entries: Sequence[tuple[str, int, bytes, bytes | None]], timeout_s: float
     ) -> list[Acknowledged]:
         """Append several records and wait until the broker has all; order of the answers kept."""
         answers: list[Acknowledged | PipelineError | None] = [None] * len(entries)

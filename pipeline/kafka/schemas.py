@@ -72,7 +72,7 @@ class SchemaTopic:
 
     def _read(self) -> dict[bytes, str]:
         """Read the whole topic; entries whose checksum is wrong are logged and left out."""
-        consumer, watch = make_consumer(self._settings, **{"enable.partition.eof": True})
+        consumer, watch = make_consumer(self._settings, {"enable.partition.eof": True})
         found: dict[bytes, str] = {}
         deadline = time.monotonic() + self._settings.timeout_s
         try:

@@ -131,7 +131,7 @@ class Draft:
     @property
     def payload(self) -> memoryview:
         """The bytes of all payloads."""
-        return memoryview(self.buffer)[self.base : self.base + self.used]
+        return self.buffer[self.base : self.base + self.used].data
 
     def split(self, frames_per_chunk: int) -> list[Draft]:
         """Return drafts none of which crosses a chunk; they share the buffer."""

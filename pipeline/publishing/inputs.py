@@ -33,7 +33,7 @@ def prepared(
             raise InvalidFrameError("shape", f"{shape} is not the array's {data.shape}")
         return _pixels(data)
     try:
-        payload = np.frombuffer(data, dtype=np.uint8)  # type: ignore[arg-type]  # tested by trying
+        payload = np.frombuffer(data, dtype=np.uint8)
     except (TypeError, ValueError, BufferError) as error:
         if isinstance(data, (bytes, bytearray, memoryview)) and not len(data):
             payload = _EMPTY

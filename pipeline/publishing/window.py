@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from pipeline.config import PublishSettings
@@ -252,7 +253,7 @@ class Window:
                 partition,
                 record_key(segment.stream_key, entry.draft.numbers[0]),
                 codec.encode(segment),
-                lambda outcome, entry=entry: self._delivered(entry, outcome),
+                partial(self._delivered, entry),
             )
 
     def _delivered(self, entry: Entry, outcome: Acknowledged | PipelineError) -> None:
