@@ -178,7 +178,7 @@ class OrderedFrames(Iterator[Frame]):
             if frames:
                 return frames
             self._release()
-            if left <= 0:
+            if left <= 0 or target is not None:
                 # Silence counts from what is in the log now, not from how far we have come.
                 target = target or self._log.bounds()[1]
                 if self._read_up_to(target) or self._left(begun, True) <= 0:

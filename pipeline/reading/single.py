@@ -61,25 +61,24 @@ class SingleReader:
         Raises FrameNotFoundError once ``timeout_s`` is over or it is known not to come.
         """
         begun = time.monotonic()
+        self.check_open()
+        # The usual case is one search and nothing else: each further question to the log would
+        # cost as much as the frame.
+        parts = self._choose(number, self._log.find(number, timeout_s=SEARCH_S))
+        if len(parts) >= least:
+            return self.build(number, parts)
+        high = self._log.bounds()[1]  # before the next search: nothing may fall in between
         cursor: Cursor | None = None
         try:
             while True:
                 self.check_open()
-                ended = self._log.info(refresh=cursor is not None).end_offsets is not None
-                high = self._log.bounds()[1]
+                ended = self._log.info(refresh=True).end_offsets is not None
                 lookup = self._log.find(number, timeout_s=SEARCH_S)
                 parts = self._choose(number, lookup)
-                if len(parts) >= least:
+                over = timeout_s is not None and begun + timeout_s <= time.monotonic()
+                if len(parts) >= least or (parts and (ended or over or lookup.passed)):
                     return self.build(number, parts)
-                left = IDLE_S if timeout_s is None else begun + timeout_s - time.monotonic()
-                if not ended and cursor is None:
-                    ended = self._log.info(refresh=True).end_offsets is not None
-                    if ended:
-                        cursor = self._log.cursor(high)
-                        continue  # it has ended since: search once more
-                if ended or lookup.passed or left <= 0:
-                    if parts:
-                        return self.build(number, parts)
+                if ended or over or lookup.passed:
                     raise self._absent(number, ended=ended, passed=lookup.passed)
                 cursor = cursor or self._log.cursor(high)
                 self._wait(cursor, number, begun, timeout_s)

@@ -306,6 +306,19 @@ def test_closing_the_stream_wakes_up_who_waits(make: Any) -> None:
     assert len(failures) == 4
 
 
+def test_no_wait_means_that_all_there_is_comes_first(make: Any) -> None:
+    bench = make(partitions=2)
+    bench.write([0], floor=0)
+    frames = bench.stream.ordered(timeout_s=0)
+    assert next(frames).number == 0
+    for number in range(1, 1000):
+        bench.log.append(number % 2, make_mark(floor=number))
+    bench.write([1000], floor=1000)
+    with pytest.raises(StreamTimeoutError):
+        numbers_of(frames)
+    assert frames._cursor.positions() == bench.log.bounds()[1]
+
+
 # -- frame and latest -----------------------------------------------------------------------------
 
 
