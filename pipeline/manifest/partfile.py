@@ -56,12 +56,16 @@ class PartFile:
         WireError
             The block's bytes are not those that were written.
         """
+        return decode_located(self.rows(block, read), where=self.part.key)
+
+    def rows(self, block: Any, read: Read) -> list[dict[str, Any]]:
+        """Return the rows of one block, not decoded further: a lookup wants one of them."""
         offset = self.part.header_nbytes + int(block["position"])
         where = f"{self.part.key} at {offset}"
         data = read(offset, int(block["nbytes"]))
         if crc32c(data) != int(block["crc32c"]):
             raise WireError("block does not match its CRC-32C: damaged", where=where)
-        return decode_located(parse_block(data, self.header, where=where), where=where)
+        return parse_block(data, self.header, where=where)
 
 
 def open_part(store: BlobStore, part: Part) -> PartFile:

@@ -21,13 +21,14 @@ from pipeline.errors import BlobNotFoundError, WireError
 from pipeline.manifest import index
 from pipeline.manifest.part import Part
 from pipeline.manifest.partfile import PartFile, Read, find_part, open_part
+from pipeline.manifest.rows import decode_located, row_holds
 from pipeline.protocols import BlobStore
 from pipeline.records import Located, ManifestRef, Segment
 
 log = logging.getLogger(__name__)
 #: Headers kept in memory, some 60 kB each.
 _MAX_HEADERS = 64
-#: Decoded blocks kept for single lookups, some 200 kB each at most.
+#: Unpacked blocks kept for single lookups, some 200 kB each at most.
 _MAX_BLOCKS = 16
 
 
@@ -86,7 +87,7 @@ class PartSet:
         self.covered: list[int] = list(starts)
         self.starts = tuple(starts)
         self._files: OrderedDict[str, PartFile] = OrderedDict()
-        self._blocks: OrderedDict[tuple[str, int], list[Located]] = OrderedDict()
+        self._blocks: OrderedDict[tuple[str, int], list[dict[str, Any]]] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
@@ -154,8 +155,8 @@ class PartSet:
             rows = file.blocks[partition]
             hit = (rows["first_number"] <= number) & (rows["last_number"] >= number)
             for row in rows[hit]:
-                records = self._cached(Block(span, file, row))
-                found += [record for record in records if holds(record, number)]
+                rows_of_block = self._cached(Block(span, file, row))
+                found += _decoded(span, [r for r in rows_of_block if row_holds(r, number)])
         return found
 
     def seek(self, partition: int, number: int) -> int:
@@ -175,9 +176,10 @@ class PartSet:
             if span.part.last_numbers[partition] == index.NO_NUMBER:
                 continue
             for block in self._backwards(span, partition):
-                for record in reversed(self._cached(block)):
-                    if isinstance(record.value, Segment) and len(record.value):
-                        return record
+                for row in reversed(self._cached(block)):
+                    for record in _decoded(span, [row]):
+                        if isinstance(record.value, Segment) and len(record.value):
+                            return record
         return None
 
     def _backwards(self, span: Span, partition: int) -> Iterator[Block]:
@@ -202,25 +204,24 @@ class PartSet:
             while len(self._files) > _MAX_HEADERS:
                 self._files.popitem(last=False)
 
-    def _cached(self, block: Block) -> list[Located]:
+    def _cached(self, block: Block) -> list[dict[str, Any]]:
         key = (block.span.part.key, int(block.row["position"]))
         with self._lock:
             if key in self._blocks:
                 self._blocks.move_to_end(key)
                 return self._blocks[key]
         part = block.span.part
-        records = block.read(lambda offset, nbytes: self.store.get(part.key, offset, nbytes))
+        rows = block.file.rows(
+            block.row, lambda offset, nbytes: self.store.get(part.key, offset, nbytes)
+        )
         with self._lock:
-            self._blocks[key] = records
+            self._blocks[key] = rows
             while len(self._blocks) > _MAX_BLOCKS:
                 self._blocks.popitem(last=False)
-        return records
+        return rows
 
 
-def holds(record: Located, number: int) -> bool:
-    """Return whether ``record`` is a segment with frame ``number``."""
-    value = record.value
-    if not isinstance(value, Segment):
-        return False
-    at = int(np.searchsorted(value.numbers, number))
-    return at < len(value) and int(value.numbers[at]) == number
+def _decoded(span: Span, rows: list[dict[str, Any]]) -> list[Located]:
+    """Return the records of those rows that the span includes."""
+    records = decode_located(rows, where=span.part.key)
+    return [r for r in records if span.starts[r.partition] <= r.offset < span.stops[r.partition]]

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
 from fastavro.schema import parse_schema
 
 from pipeline.errors import PipelineError, WireError
@@ -93,6 +94,15 @@ def decode_located(rows: Sequence[Mapping[str, Any]], *, where: str) -> list[Loc
         return [_located(row, name) for row in rows for name in _FIELDS if row.get(name)]
     except (PipelineError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise WireError(f"damaged row: {error!r:.200}", where=where) from error
+
+
+def row_holds(row: Mapping[str, Any], number: int) -> bool:
+    """Return whether a row is a segment with frame ``number``."""
+    segment = row.get("segment")
+    if not segment:
+        return False
+    numbers = segment["numbers"]
+    return bool((np.frombuffer(numbers, "<i8", len(numbers) // 8) == number).any())
 
 
 def _located(row: Mapping[str, Any], name: str) -> Located:
