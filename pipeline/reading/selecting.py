@@ -15,7 +15,7 @@ from pipeline.reading.feed import FrameFeed
 from pipeline.reading.fetch import Fetcher, Origin
 from pipeline.reading.frame import Frame
 from pipeline.reading.live import LiveTable
-from pipeline.reading.ordered import IDLE_S
+from pipeline.reading.ordered import CATCH_UP_S, IDLE_S
 from pipeline.reading.ranges import Ranges
 from pipeline.reading.table import Rows
 
@@ -81,7 +81,7 @@ class SelectedFrames(Iterator[Frame]):
             left = IDLE_S if self._timeout_s is None else begun + self._timeout_s - time.monotonic()
             if not self._live.poll(min(max(left, 0.0), IDLE_S)):
                 self._look(force=left <= 0)
-                if left <= 0 and self._ends is None:
+                if left <= 0 and (self._ends is None or left < -CATCH_UP_S):
                     raise StreamTimeoutError(self._origin.stream, self._timeout_s or 0.0)
         return iter(())
 

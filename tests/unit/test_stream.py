@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -514,6 +515,36 @@ def test_a_lost_last_record_is_missing(make: Any) -> None:
     assert (account["missing"], account["state"]) == ([[2, 3]], "aborted")
 
 
+def test_an_account_forgets_what_lies_behind_an_end_that_it_learns_later(make: Any) -> None:
+    bench = make()
+    bench.write([0, 1], floor=0)
+    bench.log.mark("closing", epoch=2, floor=2, ceil=1)
+    frames = bench.stream.select("number >= 0", timeout_s=0)
+    assert [next(frames).number, next(frames).number] == [0, 1]
+    bench.log.end()
+    info = bench.log.info(refresh=False)
+    bench.log.change(modules={})
+    bench.write([2], floor=2)  # the superseded writer's, before anybody knows of the end
+    assert bench.stream.account()["received"] == 3
+    bench.log.change(modules=info.modules)
+    assert bench.stream.account()["received"] == 2
+    assert numbers_of(frames) == []
+
+
+def test_a_stream_that_is_reopened_is_read_on(make: Any) -> None:
+    bench = make()
+    bench.write([0, 1], floor=0)
+    bench.finish(2)
+    assert bench.stream.account()["complete"]
+    bench.log.change(modules={})
+    bench.write([2], floor=2)
+    assert bench.stream.account()["state"] == "open"
+    bench.finish(3)
+    account = bench.stream.account()
+    assert (account["received"], account["complete"]) == (3, True)
+    assert numbers_of(bench.stream.ordered()) == [0, 1, 2]
+
+
 def test_results_that_were_skipped_or_rejected_are_not_missing(make: Any) -> None:
     bench = make()
     bench.write([0, 1, 5], member="w1")
@@ -639,6 +670,36 @@ def test_array_is_lazy_and_fills_what_is_missing(make: Any) -> None:
     values = array[:, 0, 0].compute(scheduler="synchronous")
     assert values.tolist() == [3, 4, 255, 6, 7]
     assert array[1:4].max(axis=(1, 2)).compute(scheduler="synchronous").tolist() == [4, 255, 6]
+
+
+def test_an_array_needs_frames_of_one_kind(make: Any) -> None:
+    pytest.importorskip("dask.array")
+    bench = make(partitions=2)
+    bench.log.end()
+    with pytest.raises(DecodeError, match="no frames"):
+        bench.stream.array()
+    bench = make()
+    bench.log.write([0])
+    bench.log.end()
+    with pytest.raises(DecodeError, match="no pixels"):
+        bench.stream.array()
+    bench = make()
+    bench.log.write([0], payloads=[b"ab"])
+    bench.log.write([1], payloads=[b"abc"])
+    bench.log.end()
+    with pytest.raises(DecodeError, match="frame 1 "):
+        bench.stream.array().compute(scheduler="synchronous")
+
+
+def test_array_names_the_extra_when_dask_is_not_there(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "dask.array", None)
+    bench = make()
+    bench.write([0])
+    bench.finish(1)
+    with pytest.raises(PipelineError, match=r"lichtstrom\[array\]"):
+        bench.stream.array()
 
 
 def test_frames_without_pixels_say_so(make: Any) -> None:
