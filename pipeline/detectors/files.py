@@ -393,7 +393,6 @@ class FilesAdapter:
         self._settle(path, series)
         series.last_s = self._clock()
         reason = f"{waiting.reason} ({waiting.file.nbytes} bytes)"
-        log.warning("quarantined path=%s reason=%s", path, reason)
         yield from self._begin(series, prefix, extension, path, None)
         yield Quarantined(series=series.key, source=self._relative(path), reason=reason)
 
