@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from pipeline.config import KafkaSettings
-from pipeline.errors import FrameExpiredError, UnknownSchemaError, WireError
+from pipeline.errors import FrameExpiredError, PipelineError, UnknownSchemaError, WireError
 from pipeline.kafka.client import Watch, make_consumer, translated
 from pipeline.naming import parse_record_key
 from pipeline.records import Located, Mark, Segment
@@ -66,6 +66,7 @@ class KafkaCursor:
         self._resolve = resolve
         self._positions = list(start)
         self._paused: set[int] = set()
+        self._failure: PipelineError | None = None
         self._consumer: Consumer
         self._watch: Watch
         self._consumer, self._watch = make_consumer(settings)
@@ -75,22 +76,34 @@ class KafkaCursor:
 
     def poll(self, timeout_s: float) -> list[Located]:
         """Return the next records of the stream (see the protocol)."""
+        if self._failure is not None:
+            raise self._failure
         with translated(self._watch):
             first = self._consumer.poll(timeout_s)
             if first is None:
                 return []
             # poll, then consume without waiting: consume alone waits for a full batch.
             messages = [first, *self._consumer.consume(_BATCH, 0)]
-        found = []
+        found: list[Located] = []
         for message in messages:
-            if message.error() is not None:
-                self._failed(message)
-                continue
-            self._positions[message.partition()] = message.offset() + 1
-            located = decode_message(message, self._stream_key, self._resolve)
+            try:
+                located = self._take(message)
+            except PipelineError as error:
+                self._failure = error  # what came before it is still delivered
+                if not found:
+                    raise
+                break
             if located is not None:
                 found.append(located)
         return found
+
+    def _take(self, message: Message) -> Located | None:
+        if message.error() is not None:
+            self._failed(message)
+            return None
+        located = decode_message(message, self._stream_key, self._resolve)
+        self._positions[message.partition()] = message.offset() + 1
+        return located
 
     def _failed(self, message: Message) -> None:
         error = message.error()

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pipeline.errors import PipelineError
+from pipeline.manifest.combined import CombinedLog
 from pipeline.manifest.writer import ManifestWriter
 from pipeline.protocols import Durability, StreamLog
 from pipeline.publishing import claims
@@ -49,8 +50,7 @@ class PartWriter:
         info = self._opened.info
         if self._log is None or self._writer is None:
             self._log = self._services.log(info)
-            (module, held), *_ = self._opened.held.items()
-            log.debug("manifest of module %d", module)
+            held = next(iter(self._opened.held.values()))
             self._writer = ManifestWriter(
                 self._log,
                 self._services.store,
@@ -60,8 +60,7 @@ class PartWriter:
                 durability=self._durability,
             )
         _, until = self._log.bounds()
-        ref = self._writer.advance(until)
-        if ref is not None:
+        while (ref := self._writer.advance(until)) is not None:
             self._services.catalogue(info.start.beamtime).append(ref)
 
     def close(self) -> None:
@@ -78,7 +77,8 @@ def seal(services: Services, info: StreamInfo, *, durability: Durability) -> Acc
 
     A stream that was ended but not sealed is whole on its topic and can be sealed later.
     """
-    reader = services.log(info)
+    # A stream that is sealed again may have lost its first records to retention.
+    reader = CombinedLog(services.log(info), services.store)
     writer = None
     try:
         account = account_of(reader, info)
