@@ -13,75 +13,33 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar
 
 from pipeline.detectors.after import AFTER, let_go
 from pipeline.detectors.options import Option
+from pipeline.detectors.reading import (
+    FileHeader,
+    ImageHeader,
+    Reader,
+    default_readers,
+    read_file,
+    reason_of,
+)
 from pipeline.detectors.watch import Method, ReadyFile, SortKey, Watcher, look
 from pipeline.errors import InvalidArgumentError, InvalidFrameError
-from pipeline.frame import INT64_MAX, AttributeValue, Buffer, FrameHeader
+from pipeline.frame import INT64_MAX, AttributeValue, FrameHeader
 from pipeline.protocols import AdapterEvent, Quarantined, SeriesBegin, SeriesEnd, SourceFrame
 
 log = logging.getLogger(__name__)
+__all__ = ["FileHeader", "FilesAdapter", "ImageHeader", "Reader"]
 
 #: Digits before the extension: ``scan_7_0012.tif`` is number 12 of ``scan_7_``.
 NAME_PATTERN = r"(?P<prefix>.*?)(?P<number>[0-9]+)"
 PATTERNS = ("*.cbf", "*.tif", "*.tiff", "*.edf")
-#: Larger files are no single images; reading them would only fill the memory.
-MAX_FILE_NBYTES = 1 << 30
 #: Growing files are looked at so often, seconds.
 _LOOK_S = 0.1
-
-
-class ImageHeader(Protocol):
-    """What a reader says about a file's image."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...  # noqa: D102 -- see FrameHeader
-    @property
-    def dtype(self) -> str: ...  # noqa: D102 -- see FrameHeader
-    @property
-    def encoding(self) -> str: ...  # noqa: D102 -- see FrameHeader
-    @property
-    def timestamp_ns(self) -> int | None: ...  # noqa: D102 -- None: the file's own time is taken
-    @property
-    def attributes(self) -> Mapping[str, Any]: ...  # noqa: D102 -- see FrameHeader
-    @property
-    def units(self) -> Mapping[str, str]: ...  # noqa: D102 -- by attribute
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileHeader:
-    """A plain :class:`ImageHeader`."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    encoding: str
-    timestamp_ns: int | None = None
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-    units: Mapping[str, str] = field(default_factory=dict)
-
-
-#: Turns a whole file into its header; raises ValueError for what is damaged or cut short.
-Reader = Callable[[Buffer], ImageHeader]
-
-
-def read_tiff(payload: Buffer) -> FileHeader:
-    """Read shape and type of a complete TIFF file."""
-    from pipeline.codecs import tiff
-
-    image = tiff.parse(payload)
-    if not image.complete:
-        raise InvalidFrameError("payload", f"TIFF: the file is cut short before byte {image.end}")
-    return FileHeader(shape=image.shape, dtype=image.dtype, encoding="tiff")
-
-
-def _readers() -> dict[str, Reader]:
-    from pipeline.detectors.pilatus import wire
-
-    return {".cbf": wire.read_cbf, ".edf": wire.read_edf, ".tif": read_tiff, ".tiff": read_tiff}
 
 
 @dataclass(slots=True)
@@ -234,7 +192,7 @@ class FilesAdapter:
 
     def readers(self) -> Mapping[str, Reader]:
         """Return the reader of each extension (lower case, with its dot)."""
-        return _readers()
+        return default_readers()
 
     def split_name(self, stem: str) -> tuple[str, int] | None:
         """Return prefix and number of a file name without extension; None if it has none."""
@@ -296,7 +254,7 @@ class FilesAdapter:
         series = self._series_of(file.path, prefix, extension)
         series.last_s = self._clock()
         try:
-            token, payload = _read(file.path)
+            token, payload = read_file(file.path)
             header, frame = self._parse(payload, number, extension, token)
             self._check_layout(series, header, number)
         except FileNotFoundError:
@@ -304,7 +262,7 @@ class FilesAdapter:
             self._settle(file.path, series)
             log.warning("file vanished before it was read path=%s", file.path)
         except (ValueError, OSError) as error:
-            self._put_off(file, series, _reason(error))
+            self._put_off(file, series, reason_of(error))
         else:
             self._settle(file.path, series)
             series.number = max(series.number, number)
@@ -426,27 +384,6 @@ class FilesAdapter:
 
     def _relative(self, path: str) -> str:
         return path[len(self.directory) + 1 :]
-
-
-def _read(path: str) -> tuple[ReadyFile, bytes]:
-    """Return the file's bytes and the identity they had, the same before and after reading."""
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 -- unbuffered: one read, no copy
-        before = os.fstat(file.fileno())
-        if before.st_size > MAX_FILE_NBYTES:
-            raise InvalidFrameError("payload", f"more than {MAX_FILE_NBYTES} bytes")
-        payload = file.readall()
-        identity = ReadyFile.of(path, os.fstat(file.fileno()))
-    if identity != ReadyFile.of(path, before) or len(payload) != identity.nbytes:
-        raise InvalidFrameError("payload", "the file changed while it was read")
-    return identity, payload
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, InvalidFrameError):
-        return str(error)
-    if isinstance(error, OSError):
-        return error.strerror or type(error).__name__
-    return str(error) or type(error).__name__
 
 
 def _compile(pattern: str) -> re.Pattern[str]:
