@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pipeline import config
 from pipeline.config import Settings
@@ -30,8 +30,10 @@ from pipeline.publishing.opening import Claiming
 from pipeline.publishing.window import Role
 from pipeline.records import Start, State, StreamInfo
 from pipeline.services import Services
-from pipeline.shared import open_shared
 from pipeline.stream import Stream
+
+if TYPE_CHECKING:
+    from pipeline.shared import Delivery
 
 #: How often ``follow`` looks for new streams.
 _FOLLOW_EVERY_S = 0.25
@@ -180,13 +182,17 @@ class Session:
             self._services.store,
             name=name,
             read=self.settings.read,
-            shared=lambda source, **options: open_shared(
-                self._services if self._services.has_broker else None, source, **options
-            ),
+            shared=self._shared,
         )
         with self._lock:
             self._opened.append(opened)
         return opened
+
+    def _shared(self, stream: Stream, **options: Any) -> Iterator[Delivery]:
+        from pipeline.shared import open_shared  # groups are loaded by who uses them
+
+        services = self._services if self._services.has_broker else None
+        return open_shared(services, stream, **options)
 
     def streams(self, pattern: str = "*/*/*") -> list[StreamSummary]:
         """Return the streams whose name matches a shell pattern (``c1/*/scan_*``), oldest first."""
