@@ -1,1 +1,146 @@
-"""lichtstrom: an event stream for X-ray and neutron detectors."""
+"""lichtstrom: an event stream for X-ray and neutron detectors.
+
+What is named in ``__all__`` is public and documented in ``docs/api.md``; everything else may change
+between releases.  Names are loaded when they are first used, so that ``import pipeline`` costs next
+to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.config import Settings
+    from pipeline.errors import (
+        AlreadyAcknowledgedError,
+        BlobNotFoundError,
+        BrokerDeniedError,
+        BrokerUnavailableError,
+        ChecksumError,
+        ClosedError,
+        ConfigError,
+        DecodeError,
+        ExpressionError,
+        FlushTimeoutError,
+        FrameExpiredError,
+        FrameNotFoundError,
+        IncompleteFrameError,
+        InvalidArgumentError,
+        InvalidFrameError,
+        InvalidNameError,
+        PipelineError,
+        PluginError,
+        QueueFullError,
+        RuntimeUnavailableError,
+        SinkError,
+        SourceError,
+        SpoolError,
+        StoreDeniedError,
+        StoreFullError,
+        StoreUnavailableError,
+        StreamExistsError,
+        StreamNotFoundError,
+        StreamOpenError,
+        StreamTimeoutError,
+        TopicMissingError,
+        UnknownSchemaError,
+        WireError,
+        WriterActiveError,
+        WriterSupersededError,
+    )
+    from pipeline.frame import Module
+    from pipeline.naming import StreamId
+    from pipeline.publisher import Position, Publisher
+    from pipeline.reading.account import Account
+    from pipeline.reading.frame import Frame
+    from pipeline.session import Session, StreamSummary, connect
+    from pipeline.stream import Stream
+
+    __version__: str
+else:
+
+    def __getattr__(name: str) -> object:
+        """Load a public name on first use."""
+        import importlib
+
+        if name == "__version__":
+            from importlib.metadata import version
+
+            value: object = version("lichtstrom")
+        elif name in __all__:
+            module = importlib.import_module(_HOMES.get(name, "pipeline.errors"))
+            value = getattr(module, name)
+        else:
+            raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
+        globals()[name] = value  # found without this function from now on
+        return value
+
+    def __dir__() -> list[str]:
+        """Return the public names, loaded or not."""
+        return sorted({*globals(), *__all__})
+
+
+#: Where the names that are no errors live.
+_HOMES = {
+    "Account": "pipeline.reading.account",
+    "Frame": "pipeline.reading.frame",
+    "Module": "pipeline.frame",
+    "Position": "pipeline.publisher",
+    "Publisher": "pipeline.publisher",
+    "Session": "pipeline.session",
+    "Settings": "pipeline.config",
+    "Stream": "pipeline.stream",
+    "StreamId": "pipeline.naming",
+    "StreamSummary": "pipeline.session",
+    "connect": "pipeline.session",
+}
+
+__all__ = [
+    "Account",
+    "AlreadyAcknowledgedError",
+    "BlobNotFoundError",
+    "BrokerDeniedError",
+    "BrokerUnavailableError",
+    "ChecksumError",
+    "ClosedError",
+    "ConfigError",
+    "DecodeError",
+    "ExpressionError",
+    "FlushTimeoutError",
+    "Frame",
+    "FrameExpiredError",
+    "FrameNotFoundError",
+    "IncompleteFrameError",
+    "InvalidArgumentError",
+    "InvalidFrameError",
+    "InvalidNameError",
+    "Module",
+    "PipelineError",
+    "PluginError",
+    "Position",
+    "Publisher",
+    "QueueFullError",
+    "RuntimeUnavailableError",
+    "Session",
+    "Settings",
+    "SinkError",
+    "SourceError",
+    "SpoolError",
+    "StoreDeniedError",
+    "StoreFullError",
+    "StoreUnavailableError",
+    "Stream",
+    "StreamExistsError",
+    "StreamId",
+    "StreamNotFoundError",
+    "StreamOpenError",
+    "StreamSummary",
+    "StreamTimeoutError",
+    "TopicMissingError",
+    "UnknownSchemaError",
+    "WireError",
+    "WriterActiveError",
+    "WriterSupersededError",
+    "__version__",
+    "connect",
+]
