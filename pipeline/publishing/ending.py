@@ -133,7 +133,14 @@ def _end_modules(
 ) -> None:
     catalogue = services.catalogue(info.start.beamtime)
     for module, ours in held.items():
-        closing = claims.claim(services, info, module, closing=True, known=ours.claim)
+        closing = claims.claim(
+            services,
+            info,
+            module,
+            instance=ours.claim.instance,  # so that it may finish what it began to end
+            closing=True,
+            known=ours.claim,
+        )
         floor, ceils = progress[module]
         marks = claims.send_marks(services, info, closing, floor=floor, ceils=ceils, kind="closing")
         catalogue.append(_end(closing, marks, state, expected))
