@@ -1,0 +1,20 @@
+"""A whole stream as one lazy array (needs dask: pip install 'lichtstrom[array]')."""
+
+import time
+
+import numpy as np
+
+import pipeline
+
+name = f"scan_{time.time_ns()}"
+
+with pipeline.connect() as session:
+    with session.publish("example", "lambda", name, rate_hz=1000) as out:
+        for step in range(100):
+            out.write(np.full((32, 48), step, np.uint16))
+
+    images = session.stream("example", "lambda", name).array()
+    print(images)
+    projection = images.mean(axis=0).compute()  # frames are read in blocks, when needed
+    assert images.shape == (100, 32, 48)
+    assert np.allclose(projection, 49.5)
