@@ -103,8 +103,7 @@ class Spooling:
                 self.frames += 1
         if self._files and not self.active:
             log.info("%s: publishing %d drafts left in the spool", self._name, len(self._files))
-            self._ended.clear()
-            self.active = True
+            self.begin()  # frames written meanwhile go behind what was left
         return bool(self._files)
 
     def next(self) -> Draft | None:
