@@ -1,0 +1,129 @@
+"""What is known of a stream beside its frames: metadata, first frame, times, mask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, TypeGuard
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.frame import AttributeValue
+from pipeline.protocols import FrameLike
+from pipeline.records import StreamInfo
+from pipeline.sinks.columns import as_text
+
+#: h c in eV angstrom, from the exact SI values of 2019.
+_HC_EV_A = 12398.419843320026
+#: NXmx pixel_mask bits 0 and 1: gap without sensor, dead; camserver's pixel values for them.
+_PILATUS_MASK = {-1: 1, -2: 2}
+
+
+@dataclass(slots=True, kw_only=True)
+class Facts:
+    """Collected while frames pass; asked when the file is laid out.
+
+    Values come from the stream's metadata, and where that lacks a name from the attributes of the
+    first frame that came.
+    """
+
+    info: StreamInfo
+    mask: npt.NDArray[np.uint32] | None = None
+    #: Number and attributes of the first frame that came.
+    first_number: int = 0
+    first_attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
+    #: Earliest and latest start of an exposure, ns since 1970; 0 before the first frame.
+    earliest_ns: int = 0
+    latest_ns: int = 0
+    _seen: bool = False
+
+    def see(self, frame: FrameLike, pixels: npt.NDArray[Any] | None) -> None:
+        """Note what one frame says."""
+        moment = frame.timestamp_ns
+        if not self._seen:
+            self._seen = True
+            self.first_number = frame.number
+            self.first_attributes = dict(frame.attributes)
+        if moment > 0 and (not self.earliest_ns or moment < self.earliest_ns):
+            self.earliest_ns = moment
+        self.latest_ns = max(self.latest_ns, moment)
+        if self.mask is None and pixels is not None and pixels.ndim == 2:
+            self.mask = self._mask_of(pixels)
+
+    @property
+    def metadata(self) -> dict[str, AttributeValue]:
+        """What holds for the whole stream; what was added later wins."""
+        return {**self.info.start.metadata, **self.info.metadata}
+
+    def get(self, name: str) -> AttributeValue:
+        """Return a value by its well-known name, or None."""
+        value = self.metadata.get(name)
+        return self.first_attributes.get(name) if value is None else value
+
+    def number(self, *names: str) -> float | None:
+        """Return the first of these that is a finite number, or None."""
+        for name in names:
+            value = self.get(name)
+            if _is_number(value):
+                return float(value)
+        return None
+
+    def text(self, *names: str, default: str | None = None) -> str | None:
+        """Return the first of these that is there, as text."""
+        for name in names:
+            value = self.get(name)
+            if value is not None and value != "":
+                return as_text(value)
+        return default
+
+    @property
+    def wavelength_A(self) -> float | None:  # noqa: N802 -- the unit is an angstrom
+        """The wavelength, from the photon energy if need be."""
+        wavelength = self.number("wavelength_A")
+        if wavelength is not None and wavelength > 0:
+            return wavelength
+        energy = self.number("energy_eV")
+        return _HC_EV_A / energy if energy is not None and energy > 0 else None
+
+    @property
+    def pixel_size_m(self) -> tuple[float, float] | None:
+        """Along x (fast axis) and along y (slow axis)."""
+        x = self.number("x_pixel_size_m", "pixel_size_m")
+        y = self.number("y_pixel_size_m", "pixel_size_m")
+        return None if x is None or y is None else (x, y)
+
+    def start_angle_deg(self, first: int, increment: float) -> float | None:
+        """Return the angle of the frame with number ``first``.
+
+        In the metadata it is that of the first frame; an attribute is that of its own frame.
+        """
+        angle = self.number("start_angle_deg")
+        if angle is None or self.metadata.get("start_angle_deg") is not None:
+            return angle
+        return angle - (self.first_number - first) * increment
+
+    def _mask_of(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
+        mask = np.zeros(pixels.shape, np.uint32)
+        # negative pixels of other detectors, or of differences, are measured values
+        description = self.text("detector_description", default="") or ""
+        if pixels.dtype.kind == "i" and "pilatus" in description.lower():
+            for value, bits in _PILATUS_MASK.items():
+                mask[pixels == value] = bits
+        return mask
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return -1e300 < value < 1e300  # neither infinite nor NaN, and no integer past all floats
+
+
+def utc(moment_ns: int) -> str:
+    """Return a time as ISO 8601 in UTC, microseconds."""
+    try:
+        moment = datetime.fromtimestamp(moment_ns // 10**9, UTC)
+    except (ValueError, OverflowError, OSError):  # past the year 9999
+        moment, moment_ns = datetime.max.replace(tzinfo=UTC), 0
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment_ns % 10**9 // 1000:06d}Z"

@@ -1,0 +1,147 @@
+"""A file that exists under its name only when it is complete, and has one writer at a time."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pipeline.errors import PipelineError, SinkError
+
+# what the kernel says when there is no room: disk, quota, the process's limit
+_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+# NAME_MAX of Linux file systems is 255 bytes; ".", ".lock" and ".part.new" are added to the name
+_MAX_NAME = 230
+
+
+@contextmanager
+def sink_errors(path: Path) -> Iterator[None]:
+    """Turn what the system and the HDF5 library raise into SinkError, naming ``path``."""
+    try:
+        yield
+    except PipelineError:
+        raise
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError, MemoryError) as error:
+        raise SinkError(f"cannot write {path}: {_problem(error)}") from error
+
+
+def _problem(error: Exception) -> str:
+    number = getattr(error, "errno", None)
+    # the HDF5 library tells errno only in its text
+    full = number in _FULL or any(os.strerror(code) in str(error) for code in _FULL)
+    if full:
+        return f"no room left, make some and run again ({error})"
+    if isinstance(error, PermissionError):
+        return f"permission denied, choose a directory that you may write ({error})"
+    return str(error) or type(error).__name__
+
+
+def short_name(name: str) -> str:
+    """Return ``name``, or where it is too long for a file system its beginning and a digest."""
+    if len(name) <= _MAX_NAME:
+        return name
+    return f"{name[: _MAX_NAME - 13]}~{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+
+
+class Target:
+    """The final name, the temporary one beside it, and the lock that keeps others away.
+
+    Between :meth:`acquire` and :meth:`publish` or :meth:`discard` this object holds an exclusive
+    lock on ``.<name>.lock``; the kernel frees it when the process dies.  A temporary file left
+    behind by a killed process is overwritten by the next one.
+    """
+
+    def __init__(self, directory: Path, name: str, *, overwrite: bool) -> None:
+        self.final = directory / name
+        self.part = directory / f".{name}.part"
+        #: A second temporary file, for rewriting the first one.
+        self.rewritten = directory / f".{name}.part.new"
+        self._lock_path = directory / f".{name}.lock"
+        self._overwrite = overwrite
+        self._lock: int | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether the lock is held: acquired, and neither published nor discarded."""
+        return self._lock is not None
+
+    def acquire(self) -> None:
+        """Take the lock and make sure that the name is free; raises SinkError."""
+        with sink_errors(self.final):
+            self.final.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = self._locked()
+        try:
+            self._check_free()
+        except SinkError:
+            self._release()
+            raise
+
+    def publish(self) -> None:
+        """Bring the temporary file to the disk and give it its name."""
+        with sink_errors(self.final):
+            _sync(self.part)
+            self._check_free()
+            self.part.replace(self.final)
+            _sync(self.final.parent)
+        self._release()
+
+    def discard(self) -> None:
+        """Remove everything temporary; may be called twice, and does nothing after publishing."""
+        if self._lock is None:
+            return
+        for path in (self.part, self.rewritten):
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+        self._release()
+
+    def _check_free(self) -> None:
+        if not self._overwrite and self.final.exists():
+            raise SinkError(
+                f"{self.final} exists: choose another directory, or replace it with overwrite=True"
+            )
+
+    def _locked(self) -> int:
+        while True:
+            lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # the last holder may have removed the file between our open and our lock
+                if os.fstat(lock).st_ino == _inode(self._lock_path):
+                    return lock
+            except BlockingIOError:
+                os.close(lock)
+                raise SinkError(
+                    f"{self.final} is being written by another sink: let it finish, or end it"
+                ) from None
+            except BaseException:
+                os.close(lock)
+                raise
+            os.close(lock)
+
+    def _release(self) -> None:
+        if self._lock is None:
+            return
+        # removed while still locked: whoever opened it meanwhile sees that it is gone
+        with suppress(OSError):
+            self._lock_path.unlink(missing_ok=True)
+        os.close(self._lock)
+        self._lock = None
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
