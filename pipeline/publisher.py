@@ -43,7 +43,7 @@ from pipeline.wire.columns import check_attributes
 log = logging.getLogger(__name__)
 #: How often marks, the spool and the manifest are looked after.
 _TICK_S = 0.05
-#: Drafts moved from the spool at once, so that writers get their turn.
+#: Drafts from the spool that are on their way at a time: bounded memory, and writers get a turn.
 _DRAIN_AT_ONCE = 16
 
 
@@ -289,9 +289,7 @@ class Publisher:
             if not error.retriable or isinstance(error, WriterActiveError):
                 raise
             return
-        if opened.window.unannounced > 2 or opened.window.failure is not None:
-            return
-        for _ in range(_DRAIN_AT_ONCE):
+        while opened.window.failure is None and opened.window.in_flight < _DRAIN_AT_ONCE:
             draft = self._spooling.next()
             if draft is None:
                 self._spooling.finish()

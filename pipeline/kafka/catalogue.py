@@ -13,7 +13,7 @@ from pipeline.errors import TopicMissingError, WireError
 from pipeline.kafka.client import make_consumer, translated
 from pipeline.kafka.producer import Acknowledged, LogProducer
 from pipeline.naming import Names
-from pipeline.records import CatalogueRecord, Mark, Seal, Segment
+from pipeline.records import CatalogueRecord, Mark, Pointer, Seal, Segment
 from pipeline.wire import codec
 from pipeline.wire.catalogue import Catalogue, key_of
 
@@ -119,7 +119,7 @@ class CatalogueTopic:
             # One bad record must not hide all streams; it is named and passed over.
             log.warning("catalogue record ignored: %s", error)
             return
-        if not isinstance(record, (Segment, Mark, Seal)):
+        if not isinstance(record, (Segment, Mark, Pointer, Seal)):
             self.state.apply(record, offset, timestamp_ms)
 
     def close(self) -> None:

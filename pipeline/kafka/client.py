@@ -16,8 +16,7 @@ from pipeline.errors import BrokerDeniedError, BrokerUnavailableError, ConfigErr
 log = logging.getLogger("lichtstrom.kafka")
 #: librdkafka's own lines (reconnects, ...) are its business unless somebody debugs.
 _client_log = logging.getLogger("lichtstrom.librdkafka")
-_client_log.addHandler(logging.NullHandler())
-_client_log.propagate = False
+_client_log.setLevel(logging.CRITICAL)
 
 _DENIED = frozenset(
     {

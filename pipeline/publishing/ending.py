@@ -164,9 +164,7 @@ def end_abandoned(
             ours = claims.resume(services, info, claim)
             held[module] = ours
             progress[module] = (ours.floor, ours.ceils)
-    _end_modules(
-        services, info, held, progress, state=state, expected=None, durability="process"
-    )
+    _end_modules(services, info, held, progress, state=state, expected=None, durability="process")
 
 
 def _end(closing: Claim, marks: Sequence[int], state: State, expected: int | None) -> End:

@@ -154,9 +154,9 @@ class Window:
             return sum(len(entry.draft) for entry in self._unconfirmed.values())
 
     @property
-    def unannounced(self) -> int:
-        """Drafts whose record has not left yet; few of them mean that things move."""
-        return len(self._in_order)
+    def in_flight(self) -> int:
+        """Drafts submitted and not yet confirmed; few of them mean that things move."""
+        return len(self._unconfirmed)
 
     def wait_empty(self, timeout_s: float | None) -> bool:
         """Wait until all is confirmed; False if it did not happen in time or the window failed."""
