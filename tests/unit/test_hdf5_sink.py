@@ -662,3 +662,25 @@ def test_a_full_disk_is_an_error_that_says_so_and_leaves_nothing(
     assert done.returncode == 0, done.stderr
     assert "no room left" in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "lz4", "bszstd", "zstd"])
+def test_as_is_keeps_every_encoding_that_hdf5_knows(tmp_path: Path, encoding: str) -> None:
+    options: dict[str, Any] = {
+        "gzip": {"compression": "gzip"},
+        "lz4": hdf5plugin.LZ4(),
+        "bszstd": hdf5plugin.Bitshuffle(cname="zstd"),
+        "zstd": hdf5plugin.Zstd(),
+    }[encoding]
+    with h5py.File(tmp_path / "chunk.h5", "w") as file:
+        data = file.create_dataset("d", data=pixels(0)[None], chunks=(1, *SHAPE), **options)
+        file.flush()
+        payload = data.id.read_direct_chunk((0, 0, 0))[1]
+    first = frame(0)
+    first.encoding, first.payload = encoding, memoryview(payload)
+    path = write(tmp_path / "out", [first, frame(1), frame(3)], compression="as-is")
+    with h5py.File(path) as file:
+        data = file["entry/data/data"]
+        assert data.id.read_direct_chunk((0, 0, 0))[1] == payload
+        for number in (0, 1, 3):
+            np.testing.assert_array_equal(data[number], pixels(number))
