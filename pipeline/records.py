@@ -140,6 +140,23 @@ class Located:
     value: Segment | Mark
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pointer:
+    """One frame of a stream for a group: to be tried again, or (``reason``) given up.
+
+    ``attempt``: how many times the frame was delivered so far; ``due_ms``: not before this time.
+    """
+
+    stream_key: bytes
+    number: int
+    attempt: int
+    due_ms: int = 0
+    group: str = ""
+    member: str = ""
+    reason: str = ""
+    trace: str = ""
+
+
 # -- the catalogue ------------------------------------------------------------------------------
 
 

@@ -109,7 +109,7 @@ class KafkaCursor:
         error = message.error()
         if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             raise FrameExpiredError(self._topic, f"partition {message.partition()}: {error.str()}")
-        if error.retriable() or error.code() in _PASSING:
+        if error.retriable() or error.code() in PASSING:
             log.debug("cursor: %s", error)
             return
         raise self._watch.error(error)
@@ -137,7 +137,8 @@ class KafkaCursor:
         self._consumer.close()
 
 
-_PASSING = frozenset(
+#: Errors of a client that pass by themselves.
+PASSING = frozenset(
     {
         KafkaError._ALL_BROKERS_DOWN,
         KafkaError._TRANSPORT,

@@ -25,6 +25,7 @@ from pipeline.wire.schemas import Schema, by_fingerprint, make_schema, shipped
 Record = (
     records.Segment
     | records.Mark
+    | records.Pointer
     | records.Start
     | records.Claim
     | records.End

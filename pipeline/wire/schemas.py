@@ -20,6 +20,7 @@ from pipeline.errors import WireError
 FILES: Mapping[type, str] = {
     records.Segment: "segment.avsc",
     records.Mark: "mark.avsc",
+    records.Pointer: "pointer.avsc",
     records.Start: "start.avsc",
     records.Claim: "claim.avsc",
     records.End: "end.avsc",

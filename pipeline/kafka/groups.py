@@ -1,0 +1,188 @@
+"""Membership in a Kafka consumer group: joining, polling, committing, leaving."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import OffsetSpec
+
+from pipeline.config import KafkaSettings
+from pipeline.errors import FrameExpiredError, PipelineError
+from pipeline.kafka.admin import Admin
+from pipeline.kafka.client import make_consumer, translated
+from pipeline.kafka.cursor import PASSING
+
+log = logging.getLogger(__name__)
+#: A topic and a partition of it.
+Place = tuple[str, int]
+#: Messages taken from librdkafka's queue in one call, once there is one.
+_BATCH = 500
+
+
+def begin(admin: Admin, group: str, offsets: Mapping[str, Sequence[int]]) -> None:
+    """Set a group's offsets before anybody joins, where it has none.
+
+    Two members that begin at once set the same; the broker refuses the one that comes after the
+    other has joined, and its word is not needed then.
+    """
+    missing = []
+    for topic, starts in offsets.items():
+        found = admin.committed(group, topic, len(starts))
+        missing += [
+            TopicPartition(topic, entry.partition, starts[entry.partition])
+            for entry in found
+            if entry.offset < 0
+        ]
+    if not missing:
+        return
+    try:
+        admin.commit(group, missing)
+    except PipelineError:
+        for topic, starts in offsets.items():
+            if any(entry.offset < 0 for entry in admin.committed(group, topic, len(starts))):
+                raise
+
+
+def first_offsets(admin: Admin, topic: str, partitions: int) -> list[int]:
+    """Return the first offset that each partition still holds."""
+    places = [TopicPartition(topic, p) for p in range(partitions)]
+    futures = admin.client.list_offsets({place: OffsetSpec.earliest() for place in places})
+    found = {place.partition: admin.result(future).offset for place, future in futures.items()}
+    return [int(found[p]) for p in range(partitions)]
+
+
+def next_offsets(admin: Admin, topic: str, partitions: int) -> list[int]:
+    """Return the offset behind the last record of each partition."""
+    places = [TopicPartition(topic, p) for p in range(partitions)]
+    futures = admin.client.list_offsets({place: OffsetSpec.latest() for place in places})
+    found = {place.partition: admin.result(future).offset for place, future in futures.items()}
+    return [int(found[p]) for p in range(partitions)]
+
+
+class GroupMember:
+    """One member of a KIP-848 group; used by one thread, whose ``poll`` runs the callbacks.
+
+    Parameters
+    ----------
+    gained:
+        Called with partitions that are ours now and (offset, metadata) committed for each;
+        reading begins there.
+    losing:
+        Called before partitions go; returns (offset, metadata) to commit for some of them.
+    lost:
+        Called with partitions that went without asking; nothing can be committed.
+    """
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        group: str,
+        topics: Sequence[str],
+        *,
+        gained: Callable[[Mapping[Place, tuple[int, str]]], None],
+        losing: Callable[[Sequence[Place]], Mapping[Place, tuple[int, str]]],
+        lost: Callable[[Sequence[Place]], None],
+    ) -> None:
+        self._settings = settings
+        self._gained, self._losing, self._lost = gained, losing, lost
+        self._paused: set[Place] = set()
+        #: What a callback raised: librdkafka cannot carry it.
+        self._failure: Exception | None = None
+        #: True once the group has said which partitions are ours (it may be none).
+        self.joined = False
+        self._consumer: Consumer
+        self._consumer, self._watch = make_consumer(
+            settings, group=group, **{"group.protocol": "consumer"}
+        )
+        with translated(self._watch):
+            self._consumer.subscribe(
+                list(topics),
+                on_assign=self._on_assign,
+                on_revoke=self._on_revoke,
+                on_lost=self._on_lost,
+            )
+
+    def poll(self, timeout_s: float) -> list[Message]:
+        """Return new messages, as soon as there is one; runs the callbacks."""
+        with translated(self._watch):
+            first = self._consumer.poll(timeout_s)
+            messages = [] if first is None else [first, *self._consumer.consume(_BATCH, 0)]
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        return [message for message in messages if self._good(message)]
+
+    def _good(self, message: Message) -> bool:
+        error = message.error()
+        if error is None:
+            return True
+        if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+            where = f"partition {message.partition()}: {error.str()}"
+            raise FrameExpiredError(message.topic(), where)
+        if not (error.retriable() or error.code() in PASSING):
+            raise self._watch.error(error)
+        return False
+
+    def commit(self, offsets: Mapping[Place, tuple[int, str]]) -> bool:
+        """Commit and wait; False if the group was changing just now (try again later)."""
+        if not offsets:
+            return True
+        wanted = [TopicPartition(t, p, at, meta) for (t, p), (at, meta) in offsets.items()]
+        try:
+            answers = self._consumer.commit(offsets=wanted, asynchronous=False)
+        except KafkaException as error:
+            log.debug("commit put off: %s", error)
+            return False
+        return all(answer.error is None for answer in answers or [])
+
+    def pause(self, places: Iterable[Place]) -> None:
+        """Stop reading partitions."""
+        new = [place for place in places if place not in self._paused]
+        self._paused.update(new)
+        with translated(self._watch):
+            self._consumer.pause([TopicPartition(*place) for place in new])
+
+    def resume(self, places: Iterable[Place]) -> None:
+        """Go on with paused partitions."""
+        back = [place for place in places if place in self._paused]
+        self._paused.difference_update(back)
+        with translated(self._watch):
+            self._consumer.resume([TopicPartition(*place) for place in back])
+
+    def close(self) -> None:
+        """Leave the group: what ``losing`` returns is committed first."""
+        self._consumer.close()
+
+    # -- callbacks, from poll and close -----------------------------------------------------------
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        try:
+            self.joined = True
+            # Without an offset they would be taken from the group's, but not its metadata.
+            found = consumer.committed(partitions, self._settings.timeout_s) if partitions else []
+            at = {(e.topic, e.partition): (e.offset, e.metadata or "") for e in found}
+            consumer.incremental_assign([TopicPartition(t, p, at[t, p][0]) for t, p in at])
+            self._gained(at)
+        except (KafkaException, PipelineError) as error:
+            known = isinstance(error, PipelineError)
+            self._failure = error if known else self._watch.error(error)
+
+    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        places = [(e.topic, e.partition) for e in partitions]
+        try:
+            self.commit(self._losing(places))
+            self._paused.difference_update(places)
+            consumer.incremental_unassign(partitions)
+        except (KafkaException, PipelineError) as error:
+            log.debug("leaving partitions: %s", error)
+
+    def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        places = [(e.topic, e.partition) for e in partitions]
+        self._lost(places)
+        self._paused.difference_update(places)
+        try:
+            consumer.incremental_unassign(partitions)
+        except KafkaException as error:
+            log.debug("partitions were lost: %s", error)

@@ -1,0 +1,1 @@
+"""Groups: each frame of a stream to one member, on a broker or on one machine."""
