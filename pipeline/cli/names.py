@@ -1,0 +1,102 @@
+"""STREAM arguments: exact names and patterns, and near names where nothing is found."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+import click
+
+from pipeline.errors import InvalidNameError, PipelineError, StreamNotFoundError
+from pipeline.naming import StreamId, quote_part
+
+if TYPE_CHECKING:
+    from pipeline.session import Session, StreamSummary
+    from pipeline.stream import Stream
+
+_WILD = frozenset("*?[")
+
+
+class StreamParam(click.ParamType):
+    """``beamtime/detector/stream``; with ``pattern`` a shell pattern of that form."""
+
+    name = "STREAM"
+
+    def __init__(self, *, pattern: bool = False) -> None:
+        self._pattern = pattern
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check the form."""
+        if self._pattern and _WILD & set(value):
+            if value.count("/") != 2:
+                self.fail(f"{value!r} must be written beamtime/detector/stream", param, ctx)
+            return value
+        try:
+            return str(StreamId.parse(value))
+        except InvalidNameError as error:
+            self.fail(str(error), param, ctx)
+
+
+def stream_argument(name: str = "stream", *, required: bool = True) -> click.decorators.FC:  # type: ignore[type-var,misc]  # a decorator of any function
+    """Return the decorator for one STREAM."""
+    return click.argument(name, type=StreamParam(), metavar="STREAM", required=required)  # type: ignore[return-value]  # as above
+
+
+def store_option(command: click.decorators.FC) -> click.decorators.FC:
+    """Add ``--store``."""
+    return click.option(
+        "--store",
+        metavar="URL",
+        help="'file' or 's3': which way to the runtime's store. A URL (file:///dir, s3://bucket)"
+        " reads the sealed streams there, without a broker.  [default: as configured]",
+    )(command)
+
+
+def open_stream(session: Session, name: str) -> Stream:
+    """Return a stream for reading; the error for an unknown one tells near names."""
+    stream = StreamId.parse(name)
+    try:
+        return session.stream(stream.beamtime, stream.detector, stream.stream)
+    except StreamNotFoundError as error:
+        raise _with_near(session, stream, error) from error
+
+
+def find_streams(session: Session, pattern: str) -> list[StreamSummary]:
+    """Return the streams that a name or pattern means, at least one."""
+    if _WILD & set(pattern):
+        found = session.streams(pattern)
+        if not found:
+            raise StreamNotFoundError(
+                pattern, where=_where(session), hint="`lichtstrom streams` lists what there is"
+            )
+        return found
+    stream = StreamId.parse(pattern)
+    same = [s for s in session.streams(f"{_literal(stream.beamtime)}/*/*") if s.name == stream]
+    if not same:
+        raise _with_near(session, stream, StreamNotFoundError(stream, where=_where(session)))
+    return same[-1:]
+
+
+def _with_near(
+    session: Session, stream: StreamId, error: StreamNotFoundError
+) -> StreamNotFoundError:
+    """Return the error with the names that come nearest."""
+    try:
+        known = [str(s.name) for s in session.streams(f"{_literal(stream.beamtime)}/*/*")]
+        if not known and session.services.has_broker:
+            beamtimes = session.services.admin.beamtimes()
+            close = difflib.get_close_matches(stream.beamtime, beamtimes, n=1)
+            known = [str(s.name) for b in close for s in session.streams(f"{_literal(b)}/*/*")]
+    except PipelineError:
+        return error
+    near = difflib.get_close_matches(str(stream), known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else "`lichtstrom streams` lists them"
+    return StreamNotFoundError(stream, where=error.where, hint=hint)
+
+
+def _where(session: Session) -> str:
+    return session.settings.kafka.bootstrap or session.services.store.url
+
+
+def _literal(beamtime: str) -> str:
+    return "".join(f"[{c}]" if c in _WILD else c for c in quote_part(beamtime))

@@ -1,0 +1,70 @@
+"""The ``lichtstrom`` command itself."""
+
+from __future__ import annotations
+
+import click
+
+from pipeline.cli.groups import LazyGroup
+from pipeline.cli.logs import set_up_logging
+
+#: Command: module and short help.
+COMMANDS = {
+    "up": ("up", "Start the local Kafka broker and S3 server."),
+    "down": ("down", "Stop them; data is kept."),
+    "status": ("status", "Tell what runs, and where."),
+    "doctor": ("doctor", "Say what this machine lacks, and how to get it."),
+    "demo": ("demo", "Detector to HDF5 file, with everything between, in 10 s."),
+    "adapter": ("adapter", "Publish what an instrument makes."),
+    "simulate": ("simulate", "Be an instrument, for tests."),
+    "streams": ("streams", "List streams."),
+    "show": ("show", "Tell all about one stream."),
+    "frames": ("frames", "List the frames of a stream."),
+    "watch": ("watch", "Draw the newest image, and follow."),
+    "verify": ("verify", "Read a whole stream and print its account."),
+    "worker": ("worker", "Run a function on every frame, in a group."),
+    "sink": ("sink", "Write a stream somewhere else."),
+    "export": ("export", "Copy streams to another store."),
+    "delete": ("delete", "Delete a stream: its records, then its blobs."),
+    "end": ("end", "End a stream whose writer is gone."),
+    "beamtime": ("beamtime", "Create, list and show beamtimes."),
+    "spool": ("spool", "List and publish what dead writers left on disk."),
+}
+
+
+def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"lichtstrom {version('lichtstrom')}")
+        ctx.exit()
+
+
+@click.group(
+    cls=LazyGroup,
+    commands_in=COMMANDS,
+    context_settings={
+        "auto_envvar_prefix": "LICHTSTROM",
+        "help_option_names": ["-h", "--help"],
+        "show_default": True,
+        "max_content_width": 100,
+    },
+)
+@click.option("-v", "--verbose", count=True, help="Log more: -v events, -vv details.")
+@click.option("-q", "--quiet", is_flag=True, help="Log errors only.")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_version,
+    help="Print the version and stop.",
+)
+def lichtstrom(verbose: int, quiet: bool) -> None:
+    """Carry detector frames to the programs that want them: live, and years later.
+
+    STREAM is written beamtime/detector/stream; where many make sense, a shell pattern in quotes.
+    Every option can come from the environment: LICHTSTROM_<COMMAND>_<OPTION>.
+
+    Exit status: 0 done, 1 failed (one line says why), 2 wrong usage.
+    """
+    set_up_logging(verbose=verbose, quiet=quiet)

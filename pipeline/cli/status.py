@@ -1,0 +1,42 @@
+"""``lichtstrom status``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.cli.output import json_option, print_json, print_pairs, time_text
+from pipeline.cli.up import home_option
+
+
+@click.command()
+@home_option
+@json_option
+def command(home: Path | None, as_json: bool) -> None:
+    """Tell what runs of the local runtime, and where. Exit status 1 if it does not run."""
+    from pipeline.local import default_home, status
+
+    found = status(home or default_home())
+    info = found.info
+    facts: dict[str, Any] = {
+        "home": str(found.home),
+        "state": found.summary,
+        "running": found.running,
+        "kafka": info.kafka.bootstrap if info else None,
+        "kafka_pid": found.kafka.pid,
+        "store": info.store_url if info else None,
+        "s3": info.s3.endpoint if info and info.s3 else None,
+        "s3_pid": found.s3.pid,
+        "started_ns": info.started_ns if info else None,
+    }
+    if as_json:
+        print_json(facts)
+    else:
+        shown = {name: value for name, value in facts.items() if value not in (None, True, False)}
+        if "started_ns" in shown:
+            shown["started"] = time_text(shown.pop("started_ns"))
+        print_pairs(shown)
+    if not found.running:
+        raise SystemExit(1)
