@@ -76,7 +76,8 @@ class Stream:
         self._newest = Newest(log, self._single, self.origin)
         self._newest_lock = threading.Lock()
         self._live = LiveTable(log, name)
-        self._open: weakref.WeakSet[OrderedFrames] = weakref.WeakSet()
+        #: Iterators to close with the stream.
+        self._open: weakref.WeakSet[Any] = weakref.WeakSet()
         self._closed = False
 
     # -- what it is -------------------------------------------------------------------------------
@@ -212,7 +213,9 @@ class Stream:
         self._log()
         if self._shared is None:
             raise PipelineError(f"{self.name}: groups are not available on this kind of session")
-        return self._shared(self, group=group, timeout_s=check_timeout(timeout_s), **options)
+        deliveries = self._shared(self, group=group, timeout_s=check_timeout(timeout_s), **options)
+        self._open.add(deliveries)
+        return deliveries
 
     def select(
         self,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -47,18 +49,27 @@ def begin(admin: Admin, group: str, offsets: Mapping[str, Sequence[int]]) -> Non
 
 def first_offsets(admin: Admin, topic: str, partitions: int) -> list[int]:
     """Return the first offset that each partition still holds."""
-    places = [TopicPartition(topic, p) for p in range(partitions)]
-    futures = admin.client.list_offsets({place: OffsetSpec.earliest() for place in places})
-    found = {place.partition: admin.result(future).offset for place, future in futures.items()}
-    return [int(found[p]) for p in range(partitions)]
+    return _offsets(admin, topic, partitions, OffsetSpec.earliest())
 
 
 def next_offsets(admin: Admin, topic: str, partitions: int) -> list[int]:
     """Return the offset behind the last record of each partition."""
-    places = [TopicPartition(topic, p) for p in range(partitions)]
-    futures = admin.client.list_offsets({place: OffsetSpec.latest() for place in places})
-    found = {place.partition: admin.result(future).offset for place, future in futures.items()}
-    return [int(found[p]) for p in range(partitions)]
+    return _offsets(admin, topic, partitions, OffsetSpec.latest())
+
+
+def _offsets(admin: Admin, topic: str, partitions: int, spec: OffsetSpec) -> list[int]:
+    wanted = {TopicPartition(topic, p): spec for p in range(partitions)}
+    deadline = time.monotonic() + admin.settings.timeout_s
+    while True:
+        futures = admin.client.list_offsets(wanted)
+        try:
+            found = {at.partition: admin.result(future).offset for at, future in futures.items()}
+            return [int(found[p]) for p in range(partitions)]
+        except PipelineError as error:
+            # A topic made a moment ago has no leader for some milliseconds.
+            if not error.retriable or time.monotonic() >= deadline:
+                raise
+        threading.Event().wait(0.05)
 
 
 class GroupMember:
@@ -94,7 +105,7 @@ class GroupMember:
         self.joined = False
         self._consumer: Consumer
         self._consumer, self._watch = make_consumer(
-            settings, group=group, **{"group.protocol": "consumer"}
+            settings, {"group.protocol": "consumer"}, group=group
         )
         with translated(self._watch):
             self._consumer.subscribe(

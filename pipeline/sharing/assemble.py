@@ -57,7 +57,7 @@ class Assembler:
         self._pending: dict[int, dict[int, Part]] = {}
 
     def add(self, located: Located, taken: Taken | None) -> Iterator[Unit]:
-        """Take a record (``taken``: how it is accounted for); yield the frames that became whole."""
+        """Take a record, accounted for in ``taken``; yield the frames that became whole."""
         value = located.value
         self._floors.observe(located)
         if isinstance(value, Segment) and taken is not None:

@@ -69,9 +69,7 @@ class Buffer:
     @property
     def low(self) -> bool:
         """Whether reading should go on."""
-        return (
-            len(self._heap) < _MAX_FRAMES // 2 and self._inline_nbytes <= self._limit_nbytes // 2
-        )
+        return len(self._heap) < _MAX_FRAMES // 2 and self._inline_nbytes <= self._limit_nbytes // 2
 
     def put(self, item: Item) -> None:
         """Take a frame in."""

@@ -17,15 +17,15 @@ class Settler(Protocol):
     """Who learns what became of a delivery; called once for each, from any thread."""
 
     def acknowledged(self, delivery: Delivery) -> None:
-        """The frame is done."""
+        """Note that the frame is done."""
         ...
 
     def retried(self, delivery: Delivery, delay_s: float) -> None:
-        """The frame is to be delivered again, not before ``delay_s`` have passed."""
+        """Have the frame delivered again, not before ``delay_s`` seconds have passed."""
         ...
 
     def rejected(self, delivery: Delivery, reason: str, trace: str) -> None:
-        """The frame was given up."""
+        """Note that the frame was given up."""
         ...
 
 
