@@ -19,7 +19,8 @@ _DENIED_CODES = frozenset({"XAdminUserNotFound"})
 _ABSENT_CODES = frozenset({"NoSuchBucket", "NoSuchKey", "InvalidRange"})
 _KEY_CODES = frozenset({"KeyTooLongError", "InvalidBucketName"})
 #: Timeout, too many requests: the client errors that may pass.
-_PASSING = frozenset({408, 429})
+#: 409: versitygw while a folder above the key is being made or removed by another request.
+_PASSING = frozenset({408, 409, 429})
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]{1,200})</Message>")
