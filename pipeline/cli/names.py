@@ -71,7 +71,7 @@ def find_streams(session: Session, pattern: str) -> list[StreamSummary]:
             )
         return found
     stream = StreamId.parse(pattern)
-    same = [s for s in session.streams(f"{_literal(stream.beamtime)}/*/*") if s.name == stream]
+    same = [s for s in session.streams(f"{literal(stream.beamtime)}/*/*") if s.name == stream]
     if not same:
         raise _with_near(session, stream, StreamNotFoundError(stream, where=_where(session)))
     return same[-1:]
@@ -82,11 +82,11 @@ def _with_near(
 ) -> StreamNotFoundError:
     """Return the error with the names that come nearest."""
     try:
-        known = [str(s.name) for s in session.streams(f"{_literal(stream.beamtime)}/*/*")]
+        known = [str(s.name) for s in session.streams(f"{literal(stream.beamtime)}/*/*")]
         if not known and session.services.has_broker:
             beamtimes = session.services.admin.beamtimes()
             close = difflib.get_close_matches(stream.beamtime, beamtimes, n=1)
-            known = [str(s.name) for b in close for s in session.streams(f"{_literal(b)}/*/*")]
+            known = [str(s.name) for b in close for s in session.streams(f"{literal(b)}/*/*")]
     except PipelineError:
         return error
     near = difflib.get_close_matches(str(stream), known, n=3, cutoff=0.5)
@@ -98,5 +98,6 @@ def _where(session: Session) -> str:
     return session.settings.kafka.bootstrap or session.services.store.url
 
 
-def _literal(beamtime: str) -> str:
+def literal(beamtime: str) -> str:
+    """Return the pattern that matches only this beamtime."""
     return "".join(f"[{c}]" if c in _WILD else c for c in quote_part(beamtime))
