@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from pipeline.reading.account import Account
     from pipeline.reading.frame import Frame
     from pipeline.session import Session, StreamSummary, connect
+    from pipeline.sharing.delivery import Delivery
     from pipeline.stream import Stream
 
     __version__: str
@@ -83,6 +84,7 @@ else:
 #: Where the names that are no errors live.
 _HOMES = {
     "Account": "pipeline.reading.account",
+    "Delivery": "pipeline.sharing.delivery",
     "Frame": "pipeline.reading.frame",
     "Module": "pipeline.frame",
     "Position": "pipeline.publisher",
@@ -105,6 +107,7 @@ __all__ = [
     "ClosedError",
     "ConfigError",
     "DecodeError",
+    "Delivery",
     "ExpressionError",
     "FlushTimeoutError",
     "Frame",
