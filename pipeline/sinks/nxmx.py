@@ -40,7 +40,7 @@ def write_layout(table: FrameTable, facts: Facts, name: str) -> None:
     _beamline(entry, facts)
     detector = group(entry["instrument"], "detector", "NXdetector")
     _detector(detector, table, facts)
-    _rows(detector, table)
+    _rows(detector, table, facts)
     if len(table.layout.shape) == 2:
         _image_detector(detector, table, facts)
     _sample(entry, table, facts)
@@ -134,7 +134,7 @@ def _counts(detector: Any, table: FrameTable, facts: Facts) -> None:
         field(detector, "bit_depth_readout", int(facts.number("bit_depth_readout") or bits))
 
 
-def _rows(detector: Any, table: FrameTable) -> None:
+def _rows(detector: Any, table: FrameTable, facts: Facts) -> None:
     """Write per frame: is it valid, what befell it, its number as other writers name it."""
     valid = np.frombuffer(bytes(table.valid), np.uint8)
     numbers = np.arange(table.base, table.base + len(valid)) % 2**32
@@ -143,7 +143,11 @@ def _rows(detector: Any, table: FrameTable) -> None:
     status = np.frombuffer(bytes(table.status), np.uint8)
     field(detector, "frame_status", status.astype(np.uint32))
     attribute(detector["timestamp"], units="ns", start="1970-01-01T00:00:00Z")
-    group(detector, "attributes", "NXcollection")
+    attributes = group(detector, "attributes", "NXcollection")
+    units = facts.info.metadata.get("units")
+    for name, unit in units.items() if isinstance(units, dict) else ():
+        if name in attributes:
+            attribute(attributes[name], units=str(unit))
 
 
 def _image_detector(detector: Any, table: FrameTable, facts: Facts) -> None:
