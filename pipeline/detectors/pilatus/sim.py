@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.codecs.byte_offset import encode_byte_offset
+from pipeline.detectors.options import Option
 from pipeline.detectors.pilatus.sim_files import cbf_file, edf_file, md5_text, tiff_file
 from pipeline.errors import InvalidArgumentError
 
@@ -136,6 +137,48 @@ class PilatusSimulator:
         self._modules = MODELS[model] if shape is None else None
         self._rng = np.random.default_rng(seed)
         self._scenes: list[_Scene] = []
+
+    @classmethod
+    def options(cls) -> list[Option]:
+        """Return what the command line may set."""
+        return [
+            Option(
+                name="directory", type=Path, help="where files appear", unit="DIR", required=True
+            ),
+            Option(name="frames", type=int, default=1000, help="how many files to write", unit="N"),
+            Option(
+                name="rate_hz",
+                type=float,
+                default=10.0,
+                help="files per second; 0 is as fast as the disk takes them",
+                unit="HZ",
+            ),
+            Option(name="prefix", default="sim", help="how file names begin", unit="TEXT"),
+            Option(name="model", default="300k", help="which Pilatus", choices=tuple(MODELS)),
+            Option(name="file_format", default="cbf", help="format of the files", choices=FORMATS),
+            Option(
+                name="start_number", type=int, default=0, help="number of the first file", unit="N"
+            ),
+            Option(
+                name="in_place",
+                type=bool,
+                default=False,
+                help="write under the final name, rather than under another one and rename",
+            ),
+            Option(
+                name="stamp",
+                type=bool,
+                default=False,
+                help="put its number into each image's first pixel",
+            ),
+            Option(
+                name="truth",
+                type=Path,
+                help="file that gets a JSON line for each image: number, name, sha256, spots",
+                unit="FILE",
+            ),
+            Option(name="seed", type=int, default=0, help="of the random numbers", unit="N"),
+        ]
 
     def prepare(self) -> None:
         """Compute the images, which takes a second or two for a 6M; ``run`` does it if needed."""

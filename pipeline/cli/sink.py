@@ -1,0 +1,112 @@
+"""``lichtstrom sink NAME``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from pipeline.cli.groups import FailedError
+from pipeline.cli.names import open_stream, store_option, stream_argument
+from pipeline.cli.output import account_pairs, json_option, print_json, print_pairs, status_line
+from pipeline.cli.signals import Stop, stopping
+
+if TYPE_CHECKING:
+    from pipeline.cli.sinking import SinkReport
+
+
+@click.group()
+def command() -> None:
+    """Write a stream somewhere else: HDF5 files."""
+
+
+@command.command()
+@stream_argument()
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Where the file goes: DIR/<detector>_<stream>.h5.",
+)
+@click.option(
+    "--follow", is_flag=True, help="Follow an open stream; the command ends with the stream."
+)
+@click.option(
+    "--compression",
+    type=click.Choice(["bslz4", "as-is", "none"]),
+    default="bslz4",
+    help="Of the images; as-is keeps the encoding of the first frame where HDF5 knows it.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a file of this name once it is complete.")
+@click.option(
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="SECONDS",
+    help="With --follow: how long to wait for a stream that does not exist yet.",
+)
+@store_option
+@json_option
+def hdf5(
+    stream: str,
+    out: Path,
+    follow: bool,
+    compression: Literal["bslz4", "as-is", "none"],
+    overwrite: bool,
+    wait_s: float,
+    store: str | None,
+    as_json: bool,
+) -> None:
+    """Write a stream to one NXmx file, there under its name only when it is finished.
+
+    Every frame is written, late ones too, and the account is checked against the file before it
+    gets its name. A stream that is not complete still gives a file, which says so.
+    """
+    from pipeline.cli.sinking import await_stream, write_stream
+    from pipeline.session import connect
+    from pipeline.sinks.hdf5 import Hdf5Sink
+
+    with (
+        connect(store) as session,
+        stopping(lambda: "the file was not finished; run it again") as stop,
+        status_line() as say,
+    ):
+        if follow and wait_s:
+            await_stream(session, stream, timeout_s=wait_s, stop=stop.event)
+        with (
+            open_stream(session, stream) as opened,
+            Hdf5Sink(out, compression=compression, overwrite=overwrite) as sink,
+        ):
+            report = write_stream(
+                opened,
+                sink,
+                follow=follow,
+                stop=stop.event,
+                on_progress=lambda done: say(f"{done} frames written"),
+            )
+    _tell(report, stop, as_json=as_json)
+
+
+def _tell(report: SinkReport | None, stop: Stop, *, as_json: bool) -> None:
+    if report is None:
+        raise FailedError(
+            "stopped before the stream ended: no file was made; run it again",
+            exit_code=128 + stop.signum,
+        )
+    if as_json:
+        print_json(
+            {
+                "path": report.path,
+                "written": report.written,
+                "invalid": {str(number): why for number, why in report.invalid.items()},
+                "account": report.account,
+            }
+        )
+    else:
+        print_pairs([("file", report.path), ("frames", report.written)])
+        print_pairs([p for p in account_pairs(report.account) if p[0] != "received"])
+    if not report.account["complete"]:
+        click.echo("the stream is not complete, and the file says so", err=True)
