@@ -88,7 +88,7 @@ def _build(point: EntryPoint) -> click.Command:
     plugin = plugins.load(point)
 
     @click.pass_context
-    def run(ctx: click.Context, **values: Any) -> None:
+    def run(ctx: click.Context, /, **values: Any) -> None:
         _run(ctx, plugin, values)
 
     for option in reversed(_COMMON):

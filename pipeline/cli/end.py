@@ -11,7 +11,7 @@ from pipeline.cli.output import json_option, print_json
 
 
 @click.command()
-@stream_argument()
+@stream_argument
 @click.option(
     "--state",
     type=click.Choice(["lost", "timeout", "aborted"]),

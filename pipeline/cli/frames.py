@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@stream_argument()
+@stream_argument
 @click.option(
     "--where",
     metavar="EXPR",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -14,10 +15,11 @@ if TYPE_CHECKING:
     from pipeline.session import Session, StreamSummary
     from pipeline.stream import Stream
 
+F = TypeVar("F", bound=Callable[..., Any])
 _WILD = frozenset("*?[")
 
 
-class StreamParam(click.ParamType):
+class StreamParam(click.ParamType[str]):
     """``beamtime/detector/stream``; with ``pattern`` a shell pattern of that form."""
 
     name = "STREAM"
@@ -37,12 +39,12 @@ class StreamParam(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-def stream_argument(name: str = "stream", *, required: bool = True) -> click.decorators.FC:  # type: ignore[type-var,misc]  # a decorator of any function
-    """Return the decorator for one STREAM."""
-    return click.argument(name, type=StreamParam(), metavar="STREAM", required=required)  # type: ignore[return-value]  # as above
+def stream_argument(command: F) -> F:
+    """Add the argument STREAM."""
+    return click.argument("stream", type=StreamParam(), metavar="STREAM")(command)
 
 
-def store_option(command: click.decorators.FC) -> click.decorators.FC:
+def store_option(command: F) -> F:
     """Add ``--store``."""
     return click.option(
         "--store",

@@ -18,7 +18,7 @@ from pipeline.cli.output import (
 
 
 @click.command()
-@stream_argument()
+@stream_argument
 @store_option
 @json_option
 def command(stream: str, store: str | None, as_json: bool) -> None:

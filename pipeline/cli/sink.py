@@ -22,7 +22,7 @@ def command() -> None:
 
 
 @command.command()
-@stream_argument()
+@stream_argument
 @click.option(
     "--out",
     required=True,

@@ -11,7 +11,7 @@ from pipeline.errors import PipelineError
 
 
 @click.command()
-@stream_argument()
+@stream_argument
 @store_option
 @json_option
 def command(stream: str, store: str | None, as_json: bool) -> None:
