@@ -2,9 +2,10 @@
 
 Names given by users may hold any characters.  On the way out they are escaped reversibly:
 
-* topics, groups, blob keys: ``A-Za-z0-9-`` stand for themselves, ``_`` becomes ``__``, every other
-  byte of the UTF-8 text ``_hh``.  Dots only separate, so an access rule on ``lichtstrom.c1.`` can
-  never catch ``lichtstrom.c12``.
+* topics, groups, blob keys: ``A-Za-z0-9`` stand for themselves, ``-`` becomes ``--``, every other
+  byte of the UTF-8 text ``-hh``.  Dots only separate, so an access rule on ``lichtstrom.c1.`` can
+  never catch ``lichtstrom.c12``.  There is no ``_``: Kafka refuses a topic that equals another one
+  but for ``.`` and ``_``.
 * buckets (lower case only): ``a-z0-9`` stand for themselves, everything else is ``-hh``.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import string
 import struct
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
@@ -28,6 +30,8 @@ DEFAULT_PREFIX = "lichtstrom"
 _PREFIX = re.compile(r"[a-z][a-z0-9-]{0,30}[a-z0-9]")
 _RESERVED_DETECTORS = frozenset({"catalogue"})
 _KEY = struct.Struct(">8sQ")
+#: Bytes that stand for themselves, and the one that introduces the others.
+_PLAIN = {ord(c): c for c in string.ascii_letters + string.digits} | {ord("-"): "--"}
 
 
 def check_name(field: str, value: object) -> str:
@@ -49,24 +53,23 @@ def check_name(field: str, value: object) -> str:
 
 def escape(name: str) -> str:
     """Return ``name`` with only characters that Kafka topics and object keys allow."""
-    return "".join(
-        chr(byte) if (byte < 128 and chr(byte).isalnum()) or byte == 0x2D else _escaped(byte)
-        for byte in name.encode()
-    )
-
-
-def _escaped(byte: int) -> str:
-    return "__" if byte == 0x5F else f"_{byte:02x}"
+    return "".join(_PLAIN.get(byte, f"-{byte:02x}") for byte in name.encode())
 
 
 def unescape(text: str) -> str:
-    """Undo :func:`escape`."""
+    """Undo :func:`escape`.
+
+    Raises InvalidNameError for a text that it does not return.
+    """
     data = re.sub(
-        rb"_(_|[0-9a-f]{2})",
-        lambda found: b"_" if found[1] == b"_" else bytes([int(found[1], 16)]),
-        text.encode(),
+        rb"-(-|[0-9a-f]{2})",
+        lambda found: b"-" if found[1] == b"-" else bytes([int(found[1], 16)]),
+        text.encode(errors="replace"),
     )
-    return data.decode()
+    name = data.decode(errors="replace")
+    if escape(name) != text:
+        raise InvalidNameError("escaped name", text, "was not escaped by lichtstrom")
+    return name
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -96,7 +99,10 @@ class StreamId:
         parts = text.split("/")
         if len(parts) != 3:
             raise InvalidNameError("stream", text, "must be written beamtime/detector/stream")
-        return cls(*(unquote(part) for part in parts))
+        try:
+            return cls(*(unquote(part, errors="strict") for part in parts))
+        except UnicodeDecodeError as error:
+            raise InvalidNameError("stream", text, "is not valid Unicode once unquoted") from error
 
 
 def quote_part(name: str) -> str:
@@ -106,7 +112,9 @@ def quote_part(name: str) -> str:
 
 def file_name(name: str) -> str:
     """Return ``name`` as a file name that every file system takes (percent-encoded)."""
-    return quote(name, safe=" ,;=@+()[]{}!#$&'~^").rstrip(". ") or "%"
+    quoted = quote(name, safe=" ,;=@+()[]{}!#$&'~^")
+    # Some file systems drop dots and spaces at the end, and "." and ".." are folders everywhere.
+    return f"{quoted[:-1]}%{ord(quoted[-1]):02X}" if quoted.endswith((".", " ")) else quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +135,13 @@ class Names:
 
     def topic(self, beamtime: str, detector: str) -> str:
         """Return the topic of a detector's segments and marks."""
+        if detector in _RESERVED_DETECTORS:
+            raise InvalidNameError("detector", detector, "is a reserved name")
         return self._join("detector", detector, beamtime, detector)
 
     def catalogue(self, beamtime: str) -> str:
         """Return the compacted topic that says which streams a beamtime has."""
+        check_name("beamtime", beamtime)
         return self._limit("beamtime", beamtime, f"{self.prefix}.{escape(beamtime)}.catalogue")
 
     def schemas(self) -> str:
@@ -147,6 +158,7 @@ class Names:
 
     def group(self, beamtime: str, group: str, stream_key: bytes) -> str:
         """Return the Kafka group id of (group, stream): progress belongs to both."""
+        check_name("group", group)
         return self._limit(
             "group",
             group,
@@ -155,7 +167,8 @@ class Names:
 
     def bucket(self, beamtime: str) -> str:
         """Return the bucket (first part of every blob key) of a beamtime."""
-        plain = "abcdefghijklmnopqrstuvwxyz0123456789"
+        check_name("beamtime", beamtime)
+        plain = string.ascii_lowercase + string.digits
         escaped = "".join(chr(b) if chr(b) in plain else f"-{b:02x}" for b in beamtime.encode())
         name = f"{self.prefix}-{escaped}"
         if len(name) > MAX_BUCKET_LENGTH:
@@ -172,21 +185,27 @@ class Names:
         if head or not escaped or not re.fullmatch(r"(?:[a-z0-9]|-[0-9a-f]{2})+", escaped):
             return None
         data = re.sub(rb"-([0-9a-f]{2})", lambda m: bytes([int(m[1], 16)]), escaped.encode())
+        name = data.decode(errors="replace")
         try:
-            return data.decode()
-        except UnicodeDecodeError:
+            return name if self.bucket(name) == bucket else None
+        except InvalidNameError:
             return None
 
     def beamtime_of_catalogue(self, topic: str) -> str | None:
         """Return the beamtime whose catalogue this topic is; None for any other topic."""
         found = re.fullmatch(rf"{re.escape(self.prefix)}\.([^.]+)\.catalogue", topic)
-        return unescape(found[1]) if found else None
+        try:
+            return check_name("beamtime", unescape(found[1])) if found else None
+        except InvalidNameError:
+            return None
 
     def stream_prefix(self, beamtime: str, detector: str, stream_key: bytes) -> str:
         """Return what the keys of all blobs of a stream begin with, slash included."""
         return f"{self.bucket(beamtime)}/{escape(detector)}/{stream_key.hex()}/"
 
     def _join(self, field: str, value: str, *parts: str) -> str:
+        for name, part in zip(("beamtime", "detector", "group"), parts, strict=False):
+            check_name(name, part)
         return self._limit(field, value, ".".join((self.prefix, *map(escape, parts))))
 
     @staticmethod
