@@ -24,6 +24,11 @@ class Share(Protocol):
         """Contact what keeps the state and join."""
         ...
 
+    @property
+    def silent_s(self) -> float:
+        """Seconds since anything happened in the stream or the group."""
+        ...
+
     def take(self, timeout_s: float | None) -> Delivery | None:
         """Return the next delivery, None when the group has finished the stream.
 
@@ -46,17 +51,22 @@ class SharedFrames(Iterator[Delivery]):
 
     def __init__(self, share: Share, timeout_s: float | None) -> None:
         self.share = share
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._close = weakref.finalize(self, share.close)
 
     def __next__(self) -> Delivery:
         if not self._close.alive:
             raise StopIteration
-        delivery = self.share.take(self._timeout_s)
+        delivery = self.share.take(self.timeout_s)
         if delivery is None:
             self.close()
             raise StopIteration
         return delivery
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since anything happened in the stream or the group."""
+        return self.share.silent_s
 
     def close(self) -> None:
         """Commit and leave the group; may be called twice."""

@@ -141,6 +141,11 @@ class KafkaShare:
                     )
                 self._changed.wait(min(left_s, 1.0))
 
+    @property
+    def silent_s(self) -> float:
+        """See :class:`pipeline.shared.Share`."""
+        return time.monotonic() - self._active_s
+
     def _left(self, begun_s: float, timeout_s: float | None) -> float:
         if timeout_s is None:
             return 1.0

@@ -1,0 +1,223 @@
+"""The derived stream of a group: results under the source's frame numbers (design section 5.6).
+
+A frame is acknowledged in the group only after its result is published and confirmed; so a worker
+that dies loses nothing, and what is done twice carries the same number, of which the first counts.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import (
+    InvalidFrameError,
+    PipelineError,
+    StreamExistsError,
+    WriterActiveError,
+    WriterSupersededError,
+)
+from pipeline.naming import StreamId
+from pipeline.publisher import Publisher
+from pipeline.publishing import claims, ending
+from pipeline.publishing.window import Role
+from pipeline.records import StreamInfo
+from pipeline.session import Session
+from pipeline.sharing.delivery import Delivery
+from pipeline.stream import Stream
+
+log = logging.getLogger(__name__)
+#: Frames without result are said in one record for as many as come in this time.
+_SKIP_EVERY_S = 0.1
+_MANY = 256
+#: How long members that begin or end at once sort out who does it.
+_PATIENCE_S = 5.0
+_FRAMES_PER_CHUNK = 16
+
+
+class Results:
+    """Publishes what the function returned, then settles the delivery; not thread-safe."""
+
+    def __init__(
+        self, session: Session, source: Stream, *, detector: str, group: str, member: str, code: str
+    ) -> None:
+        self._session = session
+        self._source = source
+        self._group = group
+        self._code = code
+        self._member = member
+        self.name = StreamId(source.name.beamtime, detector, source.name.stream)
+        self._skipped: list[Delivery] = []
+        self._since_s = 0.0
+        self.pending = 0
+        self._out: Publisher | None = None
+
+    def open(self) -> None:
+        """Join the derived stream, or start it. An ended one is no error before a result comes."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                self._out = self._publish()
+                break
+            except StreamExistsError:
+                return
+            except WriterActiveError:
+                # Another member claimed at this very moment: the next look finds its claim.
+                if time.monotonic() >= deadline:
+                    raise
+                threading.Event().wait(0.1)
+        self._check_lineage()
+
+    def _publish(self) -> Publisher:
+        return self._session.publish(
+            self.name.beamtime,
+            self.name.detector,
+            self.name.stream,
+            frames_per_chunk=_FRAMES_PER_CHUNK,
+            metadata={"source": str(self._source.name)},
+            lineage={
+                "source": str(self._source.name),
+                "source_id": self._source.start.stream_key.hex(),
+                "group": self._group,
+                "code": self._code,
+            },
+            instance=f"group:{self._group}",
+            role=Role(member=self._member),
+        )
+
+    def _check_lineage(self) -> None:
+        info = self._out.info if self._out is not None else None
+        lineage: Mapping[str, Any] = info.start.lineage if info is not None else {}
+        ours = (self._source.start.stream_key.hex(), self._group)
+        if (lineage.get("source_id"), lineage.get("group")) != ours:
+            raise PipelineError(
+                f"{self.name} exists and was not made by group {self._group} from"
+                f" {self._source.name}: choose another --out"
+            )
+
+    # -- one frame --------------------------------------------------------------------------------
+
+    def take(self, delivery: Delivery, result: Any) -> str:
+        """Publish a result; return what it was: results, skipped or repeated.
+
+        Raises InvalidFrameError for what cannot be a frame.
+        """
+        if result is None:
+            self._since_s = self._since_s if self._skipped else time.monotonic()
+            self._skipped.append(delivery)
+            return "skipped"
+        array, attributes = _split(result)
+        frame = delivery.frame
+        try:
+            self._writer().write(
+                array,
+                number=frame.number,
+                timestamp_ns=frame.timestamp_ns,
+                attributes=attributes,
+                token=delivery,
+            )
+        except InvalidFrameError as error:
+            if error.field != "number":
+                raise
+            # Delivered again and computed differently: the first result counts.
+            log.warning("frame %d gave another result the second time: %s", frame.number, error)
+            delivery.ack()
+            return "repeated"
+        self.pending += 1
+        return "results"
+
+    def give_up(self, delivery: Delivery, reason: str) -> None:
+        """Say that the frame was rejected, then reject it."""
+        self._writer().give_up([delivery.frame.number])
+        delivery.reject(reason)
+
+    def settle(self) -> None:
+        """Acknowledge what is safe by now."""
+        if self._out is None:
+            return
+        for delivery in self._out.take_confirmed():
+            self.pending -= 1
+            delivery.ack()
+        due = time.monotonic() - self._since_s >= _SKIP_EVERY_S
+        if self._skipped and (due or len(self._skipped) >= _MANY):
+            self._send_skipped()
+
+    def _send_skipped(self) -> None:
+        skipped, self._skipped = self._skipped, []
+        if skipped:
+            self._writer().skip([delivery.frame.number for delivery in skipped])
+        for delivery in skipped:
+            delivery.ack()
+
+    def _writer(self) -> Publisher:
+        if self._out is None:
+            raise StreamExistsError(self.name, "it ended before")
+        return self._out
+
+    # -- ending -----------------------------------------------------------------------------------
+
+    def flush(self, timeout_s: float) -> None:
+        """Wait until all results are safe, and acknowledge them."""
+        if self._out is None:
+            return
+        self._send_skipped()
+        self._out.flush(timeout_s)
+        self.settle()
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Stop writing; the stream stays open for the group's other members."""
+        if self._out is not None:
+            self._out.close(timeout_s)
+
+    def end(self) -> None:
+        """End the derived stream as the source ended; the group has finished it.
+
+        All members may do so at once: one succeeds, the others see that it is done.
+        """
+        if self._out is None:
+            return
+        state = self._source.state
+        try:
+            self._out.end(state)
+        except (WriterSupersededError, WriterActiveError, StreamExistsError):
+            if not self._wait(lambda info: info.state != "open"):
+                # Whoever began to end it died over it.
+                info = self._look()
+                services = self._session.services
+                ending.end_abandoned(services, info, state=state, takeover=True)
+
+    def _look(self) -> StreamInfo:
+        catalogue = self._session.services.catalogue(self.name.beamtime)
+        info = catalogue.look().find(self.name.detector, self.name.stream)
+        if info is None:
+            raise claims.superseded(self.name, None)
+        return info
+
+    def _wait(self, fine: Callable[[StreamInfo], bool]) -> bool:
+        deadline = time.monotonic() + _PATIENCE_S
+        while time.monotonic() < deadline:
+            if fine(self._look()):
+                return True
+            threading.Event().wait(0.05)
+        return False
+
+
+def _split(result: Any) -> tuple[Any, dict[str, Any] | None]:
+    """Return (array or None, attributes or None) of what the function returned."""
+    if isinstance(result, Mapping):
+        return None, _plain(result)
+    if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping):
+        return np.asarray(result[0]), _plain(result[1])
+    if isinstance(result, np.ndarray):
+        return result, None
+    raise InvalidFrameError(
+        "result", f"{type(result).__name__}: return None, a dict, an array, or (array, dict)"
+    )
+
+
+def _plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v.item() if isinstance(v, np.generic) else v for k, v in attributes.items()}
