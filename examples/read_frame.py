@@ -21,5 +21,4 @@ with pipeline.connect() as session:
     try:
         stream.frame(5000)
     except pipeline.FrameNotFoundError as error:
-        print(error)
-        assert error.reason == "outside"
+        print(error, "- reason:", error.reason)

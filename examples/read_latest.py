@@ -1,4 +1,4 @@
-"""Show the newest frame, at whatever pace the display manages: what comes between is passed over."""
+"""Show the newest frame at the pace that the display manages; what comes between is left out."""
 
 import threading
 import time

@@ -27,10 +27,12 @@ def work(member: str) -> None:
             delivery.ack()
 
 
-with pipeline.connect() as session:
-    with session.publish("example", "lambda", name, rate_hz=100, frames_per_chunk=4) as out:
-        for step in range(100):
-            out.write(np.full((16, 16), step, np.uint16))
+with (
+    pipeline.connect() as session,
+    session.publish("example", "lambda", name, rate_hz=100, frames_per_chunk=4) as out,
+):
+    for step in range(100):
+        out.write(np.full((16, 16), step, np.uint16))
 
 members = [threading.Thread(target=work, args=(f"member {i}",)) for i in range(2)]
 for thread in members:
