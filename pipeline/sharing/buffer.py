@@ -16,6 +16,17 @@ _MAX_FRAMES = 2000
 
 
 @dataclass(slots=True, eq=False)
+class Counts:
+    """What a member did; ``void``: settled after the frame had gone to another member."""
+
+    delivered: int = 0
+    acknowledged: int = 0
+    retried: int = 0
+    rejected: int = 0
+    void: int = 0
+
+
+@dataclass(slots=True, eq=False)
 class Held:
     """A partition that is ours."""
 

@@ -13,7 +13,6 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from confluent_kafka import Message
 
@@ -33,7 +32,7 @@ from pipeline.publishing.claims import holder
 from pipeline.records import Located, Pointer, Segment
 from pipeline.services import Services
 from pipeline.sharing.assemble import Assembler
-from pipeline.sharing.buffer import Buffer, Held, Item
+from pipeline.sharing.buffer import Buffer, Counts, Held, Item
 from pipeline.sharing.delivery import Delivery
 from pipeline.sharing.progress import PartitionProgress, Taken
 from pipeline.stream import Stream
@@ -51,17 +50,6 @@ _LOOK_EVERY_S = 0.1
 _REVOKE_WAIT_S = 1.0
 #: Joining takes up to 10 s on brokers with the default heartbeat: no silence of the stream.
 _JOIN_S = 12.0
-
-
-@dataclass(slots=True, eq=False)
-class Counts:
-    """What a member did; ``void``: settled after the frame had gone to another member."""
-
-    delivered: int = 0
-    acknowledged: int = 0
-    retried: int = 0
-    rejected: int = 0
-    void: int = 0
 
 
 class KafkaShare:
