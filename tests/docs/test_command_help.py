@@ -14,6 +14,8 @@ from doc_blocks import ROOT, pages
 LICHTSTROM = Path(sys.executable).with_name("lichtstrom")
 #: Two-word commands: what follows is a command of its own and no argument.
 GROUPS = ("adapter", "simulate", "sink", "beamtime")
+#: What docs/adapters.md would add.
+EXAMPLES = {"adapter counter"}
 _CALL = re.compile(r"lichtstrom ((?:[a-z][a-z0-9-]*)(?: [a-z][a-z0-9-]*)?)((?: [^`\n|#]*)?)")
 
 
@@ -30,7 +32,7 @@ def named() -> dict[str, set[str]]:
                 command = f"{first} {second}" if first in GROUPS and second else first
                 options = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", rest))
                 found.setdefault(command, set()).update(options)
-    return found
+    return {command: found[command] for command in found.keys() - EXAMPLES}
 
 
 @cache
