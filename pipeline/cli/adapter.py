@@ -15,7 +15,14 @@ import click
 
 from pipeline.cli import plugins
 from pipeline.cli.groups import FailedError
-from pipeline.cli.output import json_option, print_json, print_pairs, size_text, status_line
+from pipeline.cli.output import (
+    json_option,
+    print_json,
+    print_pairs,
+    report_option,
+    size_text,
+    status_line,
+)
 from pipeline.cli.signals import stopping
 from pipeline.errors import ConfigError
 
@@ -80,6 +87,7 @@ _COMMON: list[Callable[[Any], Any]] = [
     ),
     click.option("--takeover", is_flag=True, help="Take streams from a writer that is alive."),
     click.option("--check", is_flag=True, help="Only contact the source and say what is seen."),
+    report_option,
     json_option,
 ]
 
@@ -171,7 +179,7 @@ def _publish(adapter: Any, values: dict[str, Any]) -> IngestReport:
         return f"{report.frames - report.confirmed} frames were not flushed; their sources are kept"
 
     try:
-        with connect() as session, stopping(left) as stop, status_line() as say:
+        with connect() as session, stopping(left) as stop, status_line(values["report_s"]) as say:
             configured = session.settings.publish
             durability = values["durability"] or (
                 configured.durability if after == "keep" else "disk"
@@ -191,7 +199,9 @@ def _publish(adapter: Any, values: dict[str, Any]) -> IngestReport:
                 hole_wait_s=values["hole_wait_s"],
                 flush_timeout_s=values["flush_timeout_s"],
                 stop=stop.event,
-                on_progress=lambda so_far: say(_line(so_far)),
+                on_progress=lambda so_far: say(
+                    _line(so_far), frames=so_far.frames, confirmed=so_far.confirmed
+                ),
                 report=report,
             )
     finally:

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import difflib
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pipeline.errors import InvalidNameError, PipelineError, StreamNotFoundError
+from pipeline.errors import (
+    InvalidNameError,
+    PipelineError,
+    StreamNotFoundError,
+    TopicMissingError,
+)
 from pipeline.naming import StreamId, quote_part
 
 if TYPE_CHECKING:
+    from threading import Event
+
     from pipeline.session import Session, StreamSummary
     from pipeline.stream import Stream
 
 F = TypeVar("F", bound=Callable[..., Any])
+#: How often a stream that is waited for is looked for.
+_LOOK_S = 0.5
 _WILD = frozenset("*?[")
 
 
@@ -54,6 +64,16 @@ def store_option(command: F) -> F:
     )(command)
 
 
+wait_option = click.option(
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="SECONDS",
+    help="How long to wait for a stream that does not exist yet.",
+)
+
+
 def open_stream(session: Session, name: str) -> Stream:
     """Return a stream for reading; the error for an unknown one tells near names."""
     stream = StreamId.parse(name)
@@ -61,6 +81,19 @@ def open_stream(session: Session, name: str) -> Stream:
         return session.stream(stream.beamtime, stream.detector, stream.stream)
     except StreamNotFoundError as error:
         raise _with_near(session, stream, error) from error
+
+
+def await_stream(session: Session, name: str, *, timeout_s: float, stop: Event) -> None:
+    """Return when the stream exists; at the limit the next look at it raises."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        try:
+            open_stream(session, name).close()
+        except (StreamNotFoundError, TopicMissingError):
+            if stop.wait(_LOOK_S):
+                return
+        else:
+            return
 
 
 def find_streams(session: Session, pattern: str) -> list[StreamSummary]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -69,16 +70,46 @@ def range_text(ranges: Sequence[Sequence[int]]) -> str:
     return ", ".join(shown) + (f" and {more} more ranges" if more else "")
 
 
+report_option = click.option(
+    "--report",
+    "report_s",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Print the counts so far as a line of JSON on stderr, so often.  [default: never]",
+)
+#: A line that changes more often than this cannot be read.
+_REDRAW_S = 0.1
+
+
+class StatusLine:
+    """One line that says how far a command is: drawn in place, or as JSON every so often."""
+
+    def __init__(self, draw: Callable[[str], object] | None, report_s: float | None) -> None:
+        self._draw = draw
+        self._report_s = report_s
+        self._drawn_s = self._reported_s = 0.0
+
+    def __call__(self, text: str, **counts: int) -> None:
+        """Say it, if it is time to."""
+        now_s = time.monotonic()
+        if self._draw is not None and now_s - self._drawn_s >= _REDRAW_S:
+            self._drawn_s = now_s
+            self._draw(text)
+        if self._report_s is not None and now_s - self._reported_s >= self._report_s:
+            self._reported_s = now_s
+            click.echo(json.dumps({"progress": counts}), err=True)
+
+
 @contextmanager
-def status_line() -> Iterator[Callable[[str], None]]:
-    """Give a function that replaces one line on stderr; it does nothing without a terminal."""
+def status_line(report_s: float | None = None) -> Iterator[StatusLine]:
+    """Give a line on stderr; it draws nothing without a terminal."""
     if not sys.stderr.isatty():
-        yield lambda _text: None
+        yield StatusLine(None, report_s)
         return
     from rich.console import Console
 
     with Console(stderr=True).status("") as status:
-        yield status.update
+        yield StatusLine(status.update, report_s)
 
 
 @contextmanager

@@ -8,8 +8,21 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from pipeline.cli.groups import FailedError
-from pipeline.cli.names import open_stream, store_option, stream_argument
-from pipeline.cli.output import account_pairs, json_option, print_json, print_pairs, status_line
+from pipeline.cli.names import (
+    await_stream,
+    open_stream,
+    store_option,
+    stream_argument,
+    wait_option,
+)
+from pipeline.cli.output import (
+    account_pairs,
+    json_option,
+    print_json,
+    print_pairs,
+    report_option,
+    status_line,
+)
 from pipeline.cli.signals import Stop, stopping
 
 if TYPE_CHECKING:
@@ -40,15 +53,9 @@ def command() -> None:
     help="Of the images; as-is keeps the encoding of the first frame where HDF5 knows it.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a file of this name once it is complete.")
-@click.option(
-    "--wait",
-    "wait_s",
-    type=click.FloatRange(min=0),
-    default=0.0,
-    metavar="SECONDS",
-    help="With --follow: how long to wait for a stream that does not exist yet.",
-)
+@wait_option
 @store_option
+@report_option
 @json_option
 def hdf5(
     stream: str,
@@ -58,6 +65,7 @@ def hdf5(
     overwrite: bool,
     wait_s: float,
     store: str | None,
+    report_s: float | None,
     as_json: bool,
 ) -> None:
     """Write a stream to one NXmx file, there under its name only when it is finished.
@@ -65,16 +73,16 @@ def hdf5(
     Every frame is written, late ones too, and the account is checked against the file before it
     gets its name. A stream that is not complete still gives a file, which says so.
     """
-    from pipeline.cli.sinking import await_stream, write_stream
+    from pipeline.cli.sinking import write_stream
     from pipeline.session import connect
     from pipeline.sinks.hdf5 import Hdf5Sink
 
     with (
         connect(store) as session,
         stopping(lambda: "the file was not finished; run it again") as stop,
-        status_line() as say,
+        status_line(report_s) as say,
     ):
-        if follow and wait_s:
+        if wait_s:
             await_stream(session, stream, timeout_s=wait_s, stop=stop.event)
         with (
             open_stream(session, stream) as opened,
@@ -85,7 +93,7 @@ def hdf5(
                 sink,
                 follow=follow,
                 stop=stop.event,
-                on_progress=lambda done: say(f"{done} frames written"),
+                on_progress=lambda done: say(f"{done} frames written", written=done),
             )
     _tell(report, stop, as_json=as_json)
 

@@ -8,19 +8,15 @@ from dataclasses import dataclass
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cli.names import open_stream
 from pipeline.errors import (
     PipelineError,
     SinkError,
-    StreamNotFoundError,
     StreamOpenError,
     StreamTimeoutError,
-    TopicMissingError,
 )
 from pipeline.reading.ranges import Ranges
 
 if TYPE_CHECKING:
-    from pipeline.session import Session
     from pipeline.sinks.hdf5 import Hdf5Sink
     from pipeline.stream import Frame, Stream
 
@@ -39,19 +35,6 @@ class SinkReport:
     written: int
     invalid: Mapping[int, str]
     account: dict[str, Any]
-
-
-def await_stream(session: Session, name: str, *, timeout_s: float, stop: Event) -> None:
-    """Return when the stream exists; at the limit the next look at it raises."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        try:
-            open_stream(session, name).close()
-        except (StreamNotFoundError, TopicMissingError):
-            if stop.wait(_LOOK_S):
-                return
-        else:
-            return
 
 
 def write_stream(
