@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 #: How often a stream that is waited for is looked for.
-_LOOK_S = 0.5
+_LOOK_S = 0.2
 _WILD = frozenset("*?[")
 
 
