@@ -103,20 +103,24 @@ def _check_int(name: str, value: object, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidFrameError(name, f"must be an integer, not {type(value).__name__}")
     if not low <= value <= high:
-        raise InvalidFrameError(name, f"{value} is outside {low} to {high}")
+        # Python refuses to print integers of thousands of digits.
+        shown = value if value.bit_length() <= 128 else f"an integer of {value.bit_length()} bits"
+        raise InvalidFrameError(name, f"{shown} is outside {low} to {high}")
 
 
 def check_layout(shape: tuple[int, ...], dtype: str, encoding: str) -> None:
     """Raise InvalidFrameError unless shape, dtype and encoding can belong together."""
-    if not _ENCODING.fullmatch(encoding):
-        raise InvalidFrameError("encoding", f"{encoding!r} is not an encoding name")
+    if not isinstance(encoding, str) or not _ENCODING.fullmatch(encoding):
+        raise InvalidFrameError("encoding", f"{encoding!r:.60} is not an encoding name")
+    if not isinstance(shape, tuple):
+        raise InvalidFrameError("shape", f"must be a tuple, not {type(shape).__name__}")
     if len(shape) > 8:
         raise InvalidFrameError("shape", f"{len(shape)} axes, at most 8 are possible")
     for extent in shape:
         if isinstance(extent, bool) or not isinstance(extent, int) or not 0 < extent < 2**31:
-            raise InvalidFrameError("shape", f"{shape!r}: every extent must be 1 to 2**31 - 1")
-    if dtype not in DTYPES:
-        raise InvalidFrameError("dtype", f"{dtype!r} is not one of {', '.join(sorted(DTYPES))}")
+            raise InvalidFrameError("shape", "every extent must be an integer, 1 to 2**31 - 1")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise InvalidFrameError("dtype", f"{dtype!r:.60} is not one of {', '.join(sorted(DTYPES))}")
     if encoding == "none" and shape != ():
         raise InvalidFrameError("shape", "a frame of encoding 'none' has shape ()")
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from pipeline import records
 from pipeline.errors import PipelineError, UnknownSchemaError, WireError
-from pipeline.frame import Module
+from pipeline.frame import INT64_MAX, Module
 from pipeline.wire.columns import column_from_wire, column_to_wire
 from pipeline.wire.schemas import Schema, by_fingerprint, make_schema, shipped
 
@@ -49,6 +49,19 @@ _PACKED: Mapping[str, str] = {
     "skipped": "<i8",
     "rejected": "<i8",
 }
+#: What reading damaged bytes, or a schema that only looks like one of ours, may raise.
+_DAMAGE = (
+    PipelineError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    EOFError,
+    struct.error,
+    MemoryError,
+    RecursionError,
+)
 _JSON = frozenset({"metadata", "run", "lineage", "account"})
 _PER_FRAME = ("timestamps_ns", "offsets", "lengths", "checksums", "digests")
 
@@ -73,15 +86,18 @@ def decode(data: bytes, *, where: str = "", resolve: Resolver | None = None) -> 
         Not a record of ours, or damaged.
     """
     kind, schema, body = _schema_of(data, where, resolve)
+    stream = io.BytesIO(body)
     try:
-        plain = fastavro.schemaless_reader(io.BytesIO(body), schema.parsed, None)
-        return from_plain(kind, cast(dict[str, Any], plain))
+        plain = fastavro.schemaless_reader(stream, schema.parsed, None)
+        record = from_plain(kind, cast(dict[str, Any], plain))
     except WireError as error:
         raise WireError(str(error), where=where) from error
-    except (PipelineError, ValueError, TypeError, KeyError, IndexError, EOFError) as error:
+    except _DAMAGE as error:
         raise WireError(f"damaged {schema.name} record: {error!r:.200}", where=where) from error
-    except (struct.error, MemoryError, OverflowError, RecursionError) as error:
-        raise WireError(f"damaged {schema.name} record: {error!r:.200}", where=where) from error
+    if stream.tell() != len(body):
+        left = len(body) - stream.tell()
+        raise WireError(f"damaged {schema.name} record: {left} bytes behind it", where=where)
+    return record
 
 
 def _schema_of(
@@ -102,7 +118,10 @@ def _schema_of(
     name = key.hex() if isinstance(key, bytes) else str(key)
     if text is None:
         raise UnknownSchemaError(name, where=where)
-    schema = make_schema(text)
+    try:
+        schema = make_schema(text)
+    except WireError as error:
+        raise WireError(f"schema {name}: {error}", where=where) from error
     kinds = {s.name.rpartition(".")[2]: kind for kind, s in shipped().items()}
     kind = kinds.get(schema.name.rpartition(".")[2])
     if kind is None or (isinstance(key, bytes) and schema.fingerprint != key):
@@ -129,14 +148,22 @@ def _field_out(name: str, value: Any) -> Any:
     return value
 
 
+def _object(name: str, text: str) -> dict[str, Any]:
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise WireError(f"{name}: a JSON {type(found).__name__} in place of an object")
+    return found
+
+
 def from_plain(kind: type[T], plain: Mapping[str, Any]) -> T:
     """Return the record of class ``kind``; unknown fields of newer schemas are left aside."""
     count = len(plain["numbers"]) // 8 if "numbers" in plain else 0
     known = {f.name for f in fields(kind)}  # type: ignore[arg-type]  # record classes are dataclasses
     values = {k: _field_in(k, v, count) for k, v in plain.items() if k in known}
     record = kind(**values)
-    if isinstance(record, records.Segment):
-        _check_segment(record)
+    check = _CHECKS.get(kind)
+    if check is not None:
+        check(record)
     return record
 
 
@@ -144,7 +171,7 @@ def _field_in(name: str, value: Any, count: int) -> Any:
     if isinstance(value, bytes) and name in _PACKED:
         return np.frombuffer(value, dtype=_PACKED[name])
     if name in _JSON:
-        return json.loads(value)
+        return _object(name, value)
     if name == "columns":
         return tuple(column_from_wire(column, count) for column in value)
     if name == "modules":
@@ -167,11 +194,39 @@ def _check_segment(segment: records.Segment) -> None:
             raise WireError(f"segment: {name} has {len(getattr(segment, name))} of {count} values")
     if segment.extra and len(segment.extra) != count:
         raise WireError(f"segment: extra has {len(segment.extra)} of {count} values")
-    if count and (segment.numbers[0] < 0 or (np.diff(segment.numbers) <= 0).any()):
+    for text in filter(None, segment.extra):
+        _object("segment: extra", text)
+    if not count:
+        return
+    numbers, offsets = segment.numbers, segment.offsets
+    # Compared, not subtracted: a difference of two large numbers wraps around.
+    if numbers[0] < 0 or (numbers[1:] <= numbers[:-1]).any():
         raise WireError("segment: frame numbers do not rise")
-    if count and segment.offsets.min() < 0:
-        raise WireError("segment: negative offset")
-    if not segment.blob and count:
-        end = int((segment.offsets + segment.lengths).max())
+    if offsets.min() < 0 or (offsets > INT64_MAX - segment.lengths.astype(np.int64)).any():
+        raise WireError("segment: an offset that no object has")
+    if not segment.blob:
+        end = int((offsets + segment.lengths).max())
         if end > len(segment.inline):
             raise WireError(f"segment: inline payload ends at {len(segment.inline)}, not {end}")
+
+
+def _check_start(start: records.Start) -> None:
+    if start.partitions < 1 or start.frames_per_chunk < 1:
+        raise WireError(f"start: {start.partitions} partitions, {start.frames_per_chunk} a chunk")
+    if len(start.offsets) != start.partitions or min(start.offsets) < 0:
+        raise WireError(f"start: offsets {start.offsets} of {start.partitions} partitions")
+    indices = [module.index for module in start.modules]
+    if len(set(indices)) != len(indices):
+        raise WireError("start: two modules of one index")
+
+
+def _check_end(end: records.End) -> None:
+    if end.state not in records.ENDED_STATES:
+        raise WireError(f"end: {end.state!r} is not how a stream ends")
+
+
+_CHECKS: Mapping[type, Callable[[Any], None]] = {
+    records.Segment: _check_segment,
+    records.Start: _check_start,
+    records.End: _check_end,
+}

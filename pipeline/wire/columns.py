@@ -28,8 +28,10 @@ def check_attributes(attributes: Mapping[str, AttributeValue]) -> Mapping[str, A
     InvalidFrameError
         A name that is not text, a value that JSON cannot hold, or more than 64 KiB in all.
     """
+    if not isinstance(attributes, Mapping):
+        raise InvalidFrameError("attributes", f"must be a dict, not {type(attributes).__name__}")
     checked = {name: _check_value(name, value) for name, value in attributes.items()}
-    nbytes = sum(len(name) + _value_nbytes(value) for name, value in checked.items())
+    nbytes = attributes_nbytes(checked)
     if nbytes > MAX_ATTRIBUTES_NBYTES:
         raise InvalidFrameError(
             "attributes",
@@ -40,27 +42,44 @@ def check_attributes(attributes: Mapping[str, AttributeValue]) -> Mapping[str, A
 
 
 def _check_value(name: object, value: object) -> AttributeValue:
-    if not isinstance(name, str) or not name or len(name) > 200:
-        raise InvalidFrameError("attributes", f"{name!r} is not a name of 1 to 200 characters")
+    if not isinstance(name, str) or not 0 < len(name) <= 200 or not _is_unicode(name):
+        raise InvalidFrameError("attributes", f"{name!r:.60} is not a name of 1 to 200 characters")
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > INT64_MAX:
-        raise InvalidFrameError("attributes", f"{name}: {value} does not fit 64 bits")
+        raise InvalidFrameError("attributes", f"{name}: the integer does not fit 64 bits")
     if type(value) in (int, float, bool, type(None)):
         return value  # type: ignore[return-value]  # one of the four just tested
+    if isinstance(value, str) and _is_unicode(value):
+        return str.__str__(value)
     try:
-        if isinstance(value, str):
-            value.encode()
-            return str(value)
-        return json.loads(json.dumps(value))  # type: ignore[no-any-return]  # JSON by definition
+        text = json.dumps(value)
+        if not isinstance(value, str) and len(text) <= MAX_ATTRIBUTES_NBYTES:
+            return json.loads(text)  # type: ignore[no-any-return]  # JSON by definition
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidFrameError("attributes", f"{name}: {value!r:.60} is not JSON") from error
+        kind = type(value).__name__  # not the value: it may be too large or too deep to print
+        raise InvalidFrameError("attributes", f"{name}: a {kind} that is not JSON") from error
+    problem = "is not valid Unicode" if isinstance(value, str) else f"{len(text)} bytes of JSON"
+    raise InvalidFrameError("attributes", f"{name}: {problem}")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def attributes_nbytes(attributes: Mapping[str, AttributeValue]) -> int:
+    """Return about how many bytes checked attributes take in a record."""
+    return sum(len(name.encode()) + _value_nbytes(v) for name, v in attributes.items())
 
 
 def _value_nbytes(value: AttributeValue) -> int:
     if isinstance(value, (int, float)) or value is None:
         return 8
-    return len(value) if isinstance(value, str) else len(json.dumps(value))
+    return len(value.encode()) if isinstance(value, str) else len(json.dumps(value))
 
 
 def pack(rows: Sequence[Mapping[str, AttributeValue]]) -> tuple[tuple[Column, ...], list[str]]:
@@ -138,7 +157,7 @@ def column_from_wire(column: Mapping[str, Any], count: int) -> Column:
     if column["present"]:
         if len(column["present"]) != count:
             raise WireError(f"column {column['name']!r}: presence does not hold {count} values")
-        present = np.frombuffer(column["present"], dtype=np.bool_)
+        present = np.frombuffer(column["present"], dtype=np.uint8) != 0
     return Column(name=column["name"], kind=kind, values=values, present=present)
 
 

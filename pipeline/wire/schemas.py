@@ -56,10 +56,12 @@ def make_schema(text: str) -> Schema:
         canonical = to_parsing_canonical_form(definition)
         # fastavro prints the 64-bit value's bytes in the order that single-object encoding wants.
         crc = bytes.fromhex(fingerprint(canonical, "CRC-64-AVRO"))
-    except (ValueError, KeyError, TypeError, fastavro.schema.SchemaParseException) as error:
+        digest = hashlib.sha256(canonical.encode()).hexdigest()
+        return Schema(str(definition["name"]), text, parsed, crc, digest)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise WireError(f"not the Avro schema of a record: {error!r:.200}") from error
+    except fastavro.schema.SchemaParseException as error:
         raise WireError(f"not an Avro schema: {error}") from error
-    digest = hashlib.sha256(canonical.encode()).hexdigest()
-    return Schema(str(definition["name"]), text, parsed, crc, digest)
 
 
 @cache
