@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.bench.children import Child, Line, Usage
+from pipeline.bench.ground import HEAT_NBYTES, heat
 from pipeline.config import Settings
 from pipeline.errors import PipelineError
 
@@ -57,6 +58,7 @@ def plain_write(objects: Objects) -> tuple[float, float]:
     """Return MB/s and processor seconds per GB of plain writes in a process of its own."""
     with Child(write_objects, objects) as writer:
         writer.hear("ready")
+        heat(objects.folder, min(objects.nbytes, HEAT_NBYTES))
         writer.go_on()
         facts = writer.hear("done")
     elapsed_s = facts["done_s"] - facts["begun_s"]
@@ -119,8 +121,13 @@ def get_objects(line: Line, transfer: Transfer) -> None:
     line.say("done", **usage.facts())
 
 
-def put_and_get(settings: Settings, bucket: str, sizes: Sequence[int]) -> float:
-    """Return MB/s of bare obstore put and get of the same objects running together."""
+def put_and_get(
+    settings: Settings, bucket: str, sizes: Sequence[int], scratch: Path
+) -> float:
+    """Return MB/s of bare obstore put and get of the same objects running together.
+
+    ``scratch`` is a folder on the server's file system.
+    """
     import multiprocessing
 
     theirs, ours = multiprocessing.get_context("spawn").Pipe(duplex=False)
@@ -130,6 +137,7 @@ def put_and_get(settings: Settings, bucket: str, sizes: Sequence[int]) -> float:
         with Child(put_objects, put) as putter, Child(get_objects, get) as getter:
             putter.hear("ready")
             getter.hear("ready")
+            heat(scratch, min(sum(sizes), HEAT_NBYTES))
             putter.go_on()
             begun = putter.hear("done")["begun_s"]
             done = getter.hear("done")["done_s"]

@@ -20,6 +20,9 @@ GB = 1_000_000_000
 #: What the largest row may occupy at one moment, manifests and topics included.
 DISK_NBYTES = 20 * GB
 
+#: Most that is written and deleted before a run, see :func:`heat`.
+HEAT_NBYTES = 4 * GB
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
@@ -112,6 +115,23 @@ def _check_disk(home: Path) -> None:
             f"the bench needs {DISK_NBYTES / GB:g} GB of free disk and {home} has"
             f" {free / GB:.1f} GB: choose another disk with --home or TMPDIR"
         )
+
+
+def heat(folder: Path, nbytes: int) -> None:
+    """Write and delete as much as a run is going to write.
+
+    The system's free memory is then backed by real memory. On virtual machines it often is not:
+    the first write to a page costs three times as much as the next, whoever makes it.
+    """
+    block = bytes(64 * 1024 * 1024)
+    paths = []
+    try:
+        for index in range(-(-nbytes // len(block))):
+            paths.append(folder / f"heat-{index}")
+            paths[-1].write_bytes(block)
+    finally:
+        for path in paths:
+            path.unlink(missing_ok=True)
 
 
 def prune(folder: Path, below: int) -> None:

@@ -1,0 +1,104 @@
+"""Which rows there are, and running some of them."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.bench.ground import Ground, prepared
+from pipeline.bench.lookup import at_random, selecting
+from pipeline.bench.rates import flat_out, latency, sustained
+from pipeline.bench.resources import memory, publisher_cpu
+from pipeline.bench.rows import Row
+from pipeline.bench.startup import start_up
+from pipeline.errors import InvalidArgumentError, PipelineError
+
+Measure = Callable[[Ground, str], Row]
+
+ROWS: Mapping[str, Measure] = {
+    "publish.file.1200kB": flat_out,
+    "publish.file.1200kB.disk": flat_out,
+    "publish.s3.1200kB": flat_out,
+    "publish.file.64KiB": flat_out,
+    "publish.file.4KiB": flat_out,
+    "latency.file.200Hz": latency,
+    "latency.s3.200Hz": latency,
+    "sustain.file.2kHz": sustained,
+    "random.1e4": at_random,
+    "random.1e6": at_random,
+    "random.1e7": at_random,
+    "select.1e6": selecting,
+    "cpu.publisher.1200kB": publisher_cpu,
+    "memory.publisher": memory,
+    "memory.reader": memory,
+    "import.pipeline": start_up,
+    "import.help": start_up,
+}
+
+
+def chosen(names: Sequence[str]) -> list[str]:
+    """Return the rows of these names, all without any. Raises InvalidArgumentError."""
+    unknown = [name for name in names if name not in ROWS]
+    if unknown:
+        raise InvalidArgumentError("ID", f"{unknown[0]!r} is none of {', '.join(ROWS)}")
+    return list(dict.fromkeys(names)) or list(ROWS)
+
+
+def measure(
+    names: Sequence[str],
+    *,
+    home: Path | None,
+    quick: bool,
+    tell: Callable[[str], object],
+) -> Iterator[Row]:
+    """Yield each row as it was measured; one that failed says why, and the others go on.
+
+    Raises RuntimeUnavailableError or PipelineError when nothing can be measured.
+    """
+    with prepared(home, quick=quick, tell=tell) as ground:
+        for name in names:
+            tell(name)
+            try:
+                yield ROWS[name](ground, name)
+            except PipelineError as error:
+                yield Row(id=name, error=str(error))
+            except Exception as error:  # noqa: BLE001 -- a bug in one row leaves the others
+                yield Row(id=name, error=repr(error))
+
+
+def report(rows: Sequence[Row], started: datetime) -> dict[str, Any]:
+    """Return what ``bench --json`` prints."""
+    from pipeline import __version__
+
+    return {
+        "version": __version__,
+        "machine": machine(),
+        "started": started.astimezone(UTC).isoformat(timespec="seconds"),
+        "rows": [row.to_json() for row in rows],
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures depend on."""
+    pages, page_nbytes = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_nbytes": pages * page_nbytes,
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "load": round(os.getloadavg()[0], 2),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
