@@ -233,3 +233,33 @@ def test_a_slow_or_dead_reader_stalls_nobody(
         out.end()
         reader.join(30)
         assert seen == list(range(50))
+
+
+def test_an_adapter_started_before_the_broker_publishes_every_file(
+    servers: RuntimeInfo, own_home: Path, beamtime: str, tmp_path: Path
+) -> None:
+    from pipeline.detectors.pilatus.sim import PilatusSimulator
+
+    kill(servers.kafka.pid)
+    watched = tmp_path / "images"
+    watched.mkdir()
+    log = tmp_path / "adapter.log"
+    command = [
+        *(sys.executable, "-m", "pipeline.cli", "adapter", "pilatus"),
+        *("--watch", str(watched), "--beamtime", beamtime, "--detector", "detector"),
+        *("--stream", "s", "--idle-end", "1", "--streams", "1"),
+    ]
+    environment = {**os.environ, "LICHTSTROM_KAFKA_TIMEOUT_S": "1"}
+    with log.open("w") as output:
+        adapter = subprocess.Popen(command, env=environment, stderr=output, stdout=output)
+        try:
+            PilatusSimulator(watched, frames=20, rate_hz=0, model="100k", prefix="a").run()
+            said = wait_until(lambda: "does not answer" in log.read_text(), timeout_s=30)
+            assert said, log.read_text()
+            up(own_home)
+            assert adapter.wait(90) == 0, log.read_text()
+        finally:
+            adapter.kill()
+            adapter.wait(10)
+    with connect("file") as session:
+        assert_whole(session, beamtime, 20)
