@@ -1,0 +1,157 @@
+"""``lichtstrom watch``."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING
+
+import click
+
+from pipeline.cli.groups import FailedError
+from pipeline.cli.names import StreamParam, open_stream, store_option
+from pipeline.cli.output import json_option, print_json, time_text
+from pipeline.cli.signals import stopping
+from pipeline.errors import (
+    FrameNotFoundError,
+    PipelineError,
+    StreamNotFoundError,
+    StreamTimeoutError,
+)
+
+if TYPE_CHECKING:
+    from pipeline.session import Session
+    from pipeline.stream import Frame, Stream
+
+_LOOK_S = 0.5
+
+
+@click.command()
+@click.argument("stream", type=StreamParam(), metavar="[STREAM]", required=False)
+@click.option("--once", is_flag=True, help="Draw the newest image and stop.")
+@click.option(
+    "--png",
+    "png_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the newest image, in full size, to a PNG file and stop.  [default: draw]",
+)
+@click.option(
+    "--every",
+    "every_s",
+    type=click.FloatRange(min=0),
+    default=0.5,
+    metavar="SECONDS",
+    help="Draw a new image at most so often.",
+)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    metavar="SECONDS",
+    help="How long to wait for the first image.",
+)
+@store_option
+@json_option
+def command(
+    stream: str | None,
+    once: bool,
+    png_path: Path | None,
+    every_s: float,
+    timeout_s: float,
+    store: str | None,
+    as_json: bool,
+) -> None:
+    """Draw the newest image of STREAM in the terminal and follow, to the stream's end or Ctrl-C.
+
+    Without STREAM: the stream that was created last. --json prints each image's facts instead.
+    """
+    from pipeline.session import connect
+
+    with (
+        connect(store) as session,
+        stopping(lambda: "nothing is lost") as stop,
+        open_stream(session, stream or _newest(session)) as opened,
+    ):
+        frame = opened.latest(timeout_s=timeout_s)
+        if png_path is not None:
+            _write_png(png_path, frame)
+        if as_json or png_path is not None:
+            _tell(frame, png_path, as_json=as_json)
+        else:
+            _draw(frame, opened)
+        if once or png_path is not None:
+            return
+        _follow(opened, frame, stop.event, every_s=every_s, as_json=as_json)
+
+
+def _newest(session: Session) -> str:
+    found = session.streams()
+    if not found:
+        where = session.settings.kafka.bootstrap or session.services.store.url
+        raise StreamNotFoundError("*/*/*", where=where, hint="nothing was published yet")
+    return str(found[-1].name)
+
+
+def _follow(stream: Stream, frame: Frame, stop: Event, *, every_s: float, as_json: bool) -> None:
+    drawn_s = time.monotonic()
+    while not stop.wait(max(0.0, drawn_s + every_s - time.monotonic())):
+        try:
+            frame = stream.latest(after=frame.number, timeout_s=_LOOK_S)
+        except StreamTimeoutError:
+            continue
+        except FrameNotFoundError:
+            return  # it has ended
+        drawn_s = time.monotonic()
+        if as_json:
+            _tell(frame, None, as_json=True)
+        else:
+            _draw(frame, stream)
+
+
+def _tell(frame: Frame, path: Path | None, *, as_json: bool) -> None:
+    facts = {
+        "stream": str(frame.stream),
+        "number": frame.number,
+        "timestamp_ns": frame.timestamp_ns,
+        "shape": list(frame.shape),
+        "dtype": frame.dtype,
+        "attributes": dict(frame.attributes),
+        **({"png": str(path)} if path else {}),
+    }
+    if as_json:
+        print_json(facts, indent=None)
+    else:
+        click.echo(f"{path}: frame {frame.number} of {frame.stream}")
+
+
+def _draw(frame: Frame, stream: Stream) -> None:
+    click.echo(f"{stream.name}  frame {frame.number}  {time_text(frame.timestamp_ns)}")
+    if frame.encoding == "none":
+        click.echo("  ".join(f"{name}={value}" for name, value in frame.attributes.items()))
+        return
+    from pipeline.cli.picture import blocks, coloured, plane, shrunk
+
+    size = shutil.get_terminal_size()
+    image = plane(frame.array)
+    small = shrunk(image, 2 * max(1, size.lines - 3), size.columns)
+    text = blocks(coloured(small))
+    if sys.stdout.isatty():
+        click.echo("\x1b[H\x1b[2J", nl=False)
+        click.echo(f"{stream.name}  frame {frame.number}  {time_text(frame.timestamp_ns)}")
+    click.echo(text, color=True)
+
+
+def _write_png(path: Path, frame: Frame) -> None:
+    from pipeline.cli.picture import coloured, plane, png
+
+    if frame.encoding == "none":
+        raise PipelineError(f"frame {frame.number} of {frame.stream} has no pixels")
+    try:
+        path.write_bytes(png(coloured(plane(frame.array))))
+    except OSError as error:
+        raise FailedError(f"{path} cannot be written: {error.strerror}") from error
