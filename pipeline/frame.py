@@ -110,16 +110,24 @@ def _check_int(name: str, value: object, low: int, high: int) -> None:
 
 def check_layout(shape: tuple[int, ...], dtype: str, encoding: str) -> None:
     """Raise InvalidFrameError unless shape, dtype and encoding can belong together."""
-    if not isinstance(encoding, str) or not _ENCODING.fullmatch(encoding):
+    kinds: tuple[tuple[str, object, type], ...] = (
+        ("encoding", encoding, str),
+        ("shape", shape, tuple),
+    )
+    for name, value, kind in kinds:
+        if not isinstance(value, kind):
+            problem = f"must be a {kind.__name__}, not {type(value).__name__}"
+            raise InvalidFrameError(name, problem)
+    if not _ENCODING.fullmatch(encoding):
         raise InvalidFrameError("encoding", f"{encoding!r:.60} is not an encoding name")
-    if not isinstance(shape, tuple):
-        raise InvalidFrameError("shape", f"must be a tuple, not {type(shape).__name__}")
     if len(shape) > 8:
         raise InvalidFrameError("shape", f"{len(shape)} axes, at most 8 are possible")
     for extent in shape:
         if isinstance(extent, bool) or not isinstance(extent, int) or not 0 < extent < 2**31:
             raise InvalidFrameError("shape", "every extent must be an integer, 1 to 2**31 - 1")
-    if not isinstance(dtype, str) or dtype not in DTYPES:
+    if not isinstance(dtype, str):
+        raise InvalidFrameError("dtype", f"must be a numpy name, not {type(dtype).__name__}")
+    if dtype not in DTYPES:
         raise InvalidFrameError("dtype", f"{dtype!r:.60} is not one of {', '.join(sorted(DTYPES))}")
     if encoding == "none" and shape != ():
         raise InvalidFrameError("shape", "a frame of encoding 'none' has shape ()")

@@ -42,7 +42,9 @@ def check_attributes(attributes: Mapping[str, AttributeValue]) -> Mapping[str, A
 
 
 def _check_value(name: object, value: object) -> AttributeValue:
-    if not isinstance(name, str) or not 0 < len(name) <= 200 or not _is_unicode(name):
+    if not isinstance(name, str):
+        raise InvalidFrameError("attributes", f"a name must be text, not {type(name).__name__}")
+    if not 0 < len(name) <= 200 or not _is_unicode(name):
         raise InvalidFrameError("attributes", f"{name!r:.60} is not a name of 1 to 200 characters")
     if isinstance(value, np.generic):
         value = value.item()
@@ -162,11 +164,11 @@ def column_from_wire(column: Mapping[str, Any], count: int) -> Column:
 
 
 def _text_from_wire(data: bytes, count: int) -> tuple[str, ...]:
-    ends = np.frombuffer(data[: 4 * count], dtype="<u4").tolist()
     text = data[4 * count :]
-    if len(ends) != count or (ends and ends[-1] != len(text)) or sorted(ends) != ends:
+    ends = np.frombuffer(data, dtype="<u4", count=count).tolist() if len(data) >= 4 * count else []
+    starts = [0, *ends]
+    if len(ends) != count or starts.pop() != len(text) or sorted(ends) != ends:
         raise WireError(f"text column does not hold {count} values")
-    starts = [0, *ends[:-1]]
     try:
         return tuple(text[a:b].decode() for a, b in zip(starts, ends, strict=True))
     except UnicodeDecodeError as error:

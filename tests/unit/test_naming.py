@@ -199,10 +199,18 @@ def test_the_beamtime_is_read_back_from_bucket_and_catalogue(one: str, other: st
 
 @pytest.mark.parametrize(
     "bucket",
-    (
-        "other-b lichtstrom- lichtstrom lichtstrom-A lichtstrom--61 lichtstrom-a.b"
-        " lichtstrom--ff lichtstrom--00 lichtstrom--2 xlichtstrom-b"
-    ).split(),
+    [
+        "other-b",
+        "lichtstrom-",
+        "lichtstrom",
+        "lichtstrom-A",
+        "lichtstrom--61",
+        "lichtstrom-a.b",
+        "lichtstrom--ff",
+        "lichtstrom--00",
+        "lichtstrom--2",
+        "xlichtstrom-b",
+    ],
 )
 def test_a_bucket_that_is_not_ours_belongs_to_no_beamtime(bucket: str) -> None:
     assert Names().beamtime_of_bucket(bucket) is None
@@ -210,11 +218,19 @@ def test_a_bucket_that_is_not_ours_belongs_to_no_beamtime(bucket: str) -> None:
 
 @pytest.mark.parametrize(
     "topic",
-    (
-        "lichtstrom.catalogue lichtstrom..catalogue lichtstrom.b lichtstrom.b.catalogues"
-        " lichtstrom.a.b.catalogue lichtstrom.-ff.catalogue lichtstrom.-61.catalogue a"
-        " other.b.catalogue lichtstrom.-00.catalogue lichtstrom.a_b.catalogue"
-    ).split(),
+    [
+        "lichtstrom.catalogue",
+        "lichtstrom..catalogue",
+        "lichtstrom.b",
+        "lichtstrom.b.catalogues",
+        "lichtstrom.a.b.catalogue",
+        "lichtstrom.-ff.catalogue",
+        "lichtstrom.-61.catalogue",
+        "a",
+        "other.b.catalogue",
+        "lichtstrom.-00.catalogue",
+        "lichtstrom.a_b.catalogue",
+    ],
 )
 def test_a_topic_that_is_not_ours_is_no_catalogue(topic: str) -> None:
     # One foreign topic made every listing of beamtimes fail (UnicodeDecodeError).
