@@ -21,7 +21,7 @@ from pipeline.errors import InvalidArgumentError
     help="Measure on the runtime of this folder, started if need be (default: a new one below"
     " TMPDIR, deleted afterwards).",
 )
-def bench(ids: tuple[str, ...], quick: bool, as_json: bool, home: Path | None) -> None:
+def command(ids: tuple[str, ...], quick: bool, as_json: bool, home: Path | None) -> None:
     """Measure rates, latencies, memory, start-up, each beside its physical limit.
 
     ID is the name of a row, such as publish.file.1200kB; without any all are measured. Needs 20 GB
