@@ -38,14 +38,16 @@ def main() -> None:
     LogProducer.append = dying(LogProducer.append)  # type: ignore[method-assign]
     FileStore.put = dying(FileStore.put)  # type: ignore[method-assign]
     CatalogueTopic.look = dying(CatalogueTopic.look)  # type: ignore[method-assign]
-    with pipeline.session.connect("file") as session:
-        with session.publish(
+    with (
+        pipeline.session.connect("file") as session,
+        session.publish(
             beamtime, "detector", stream, frames_per_chunk=2, instance="test@here"
-        ) as out:
-            for number in range(frames):
-                out.write(image(number), number=number, timestamp_ns=number)
-                if number % 3 == 2:
-                    out.flush()
+        ) as out,
+    ):
+        for number in range(frames):
+            out.write(image(number), number=number, timestamp_ns=number)
+            if number % 3 == 2:
+                out.flush()
     print(next(contacts))
 
 

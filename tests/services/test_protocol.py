@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -48,6 +49,7 @@ def run_writer(beamtime: str, stream: str, step: int) -> subprocess.CompletedPro
         capture_output=True,
         text=True,
         timeout=60,
+        check=False,
     )
 
 
@@ -334,7 +336,7 @@ def test_frames_of_2011_survive_any_retention_by_time(session: Session, beamtime
     try:
         # The broker judges by LogAppendTime, not by the frame's own time.
         found = log.find(0, timeout_s=5).records
-        assert abs(found[0].timestamp_ms / 1000 - os.stat("/proc/self").st_mtime) < 3600
+        assert abs(found[0].timestamp_ms / 1000 - time.time()) < 3600
     finally:
         log.close()
     assert session.stream(beamtime, "detector", "s").frame(0).timestamp_ns == old_ns
