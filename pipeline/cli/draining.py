@@ -58,7 +58,9 @@ def _drain_stream(
             folder.remove()  # its writer died after the last frame was published
         return "empty"
     info = _known(session, name)
-    ended = info is not None and info.state != "open"
+    # Kept now: the catalogue's own view of the stream changes as it is reopened.
+    state, expected = (info.state, info.expected) if info is not None else ("open", None)
+    ended = state != "open"
     try:
         out = _open(session, root, name, folders, reopen=ended, role=None)
     except WriterActiveError:
@@ -66,13 +68,13 @@ def _drain_stream(
         out = _open(session, root, name, folders, reopen=False, role=Role(drains=True))
     try:
         out.flush(timeout_s)
-        if info is not None and ended:
-            out.end(info.state, expected=info.expected, timeout_s=timeout_s)
+        if ended:
+            out.end(state, expected=expected, timeout_s=timeout_s)
         else:
             out.close(timeout_s)
     finally:
         out.abandon()
-    return info.state if info is not None else "open"
+    return state
 
 
 def _known(session: Session, name: StreamId) -> StreamInfo | None:
@@ -92,7 +94,7 @@ def _open(
     role: Role | None,
 ) -> Publisher:
     """Open the stream, which takes over what is in the spool; start it if nobody could so far."""
-    start = _start(folders[0])
+    start, frames_per_chunk = _start(folders[0])
     first = next(folder.read(file) for folder in folders for file in folder.files())
     return session.publish(
         name.beamtime,
@@ -102,7 +104,7 @@ def _open(
         metadata=start.metadata,
         modules=start.modules,
         expected=start.expected,
-        frames_per_chunk=start.frames_per_chunk or None,
+        frames_per_chunk=frames_per_chunk or None,
         frame_nbytes=max(1, len(first.payload) // max(1, len(first))),
         run=start.run,
         lineage=start.lineage,
@@ -112,10 +114,14 @@ def _open(
     )
 
 
-def _start(folder: SpoolFolder) -> Start:
-    """Return what the writer of a folder knew of its stream."""
+def _start(folder: SpoolFolder) -> tuple[Start, int]:
+    """Return what the writer of a folder knew of its stream, and the chunk length if it did."""
     try:
         plain = folder.facts["start"]
-        return from_plain(Start, {**plain, "stream_key": bytes.fromhex(plain["stream_key"])})
+        known = {**plain, "stream_key": bytes.fromhex(plain["stream_key"])}
+        if not plain["partitions"]:  # it was never opened: how it is spread is decided now
+            known |= {"partitions": 1, "offsets": [0]}
+            known["frames_per_chunk"] = plain["frames_per_chunk"] or 1
+        return from_plain(Start, known), int(plain["frames_per_chunk"])
     except (KeyError, TypeError, ValueError) as error:
         raise SpoolError(f"spool {folder.path}: stream.json is damaged ({error!r})") from error
