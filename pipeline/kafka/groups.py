@@ -105,7 +105,14 @@ class GroupMember:
         self.joined = False
         self._consumer: Consumer
         self._consumer, self._watch = make_consumer(
-            settings, {"group.protocol": "consumer"}, group=group
+            settings,
+            {
+                "group.protocol": "consumer",
+                # The broker's default ("uniform") counts partitions of all topics together: of two
+                # members one got all the data and the other all the retries.
+                "group.remote.assignor": "range",
+            },
+            group=group,
         )
         with translated(self._watch):
             self._consumer.subscribe(

@@ -47,7 +47,7 @@ _COMMIT_EVERY_S = 0.2
 _LOOK_EVERY_S = 0.1
 #: How long a partition that goes to another member waits for the frames in hand.  Longer work
 #: than this is done twice when the group grows.
-_REVOKE_WAIT_S = 1.0
+_REVOKE_WAIT_S = 5.0
 #: Joining takes up to 10 s on brokers with the default heartbeat: no silence of the stream.
 _JOIN_S = 12.0
 

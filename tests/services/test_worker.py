@@ -1,0 +1,168 @@
+"""Worker processes on the real broker: results, lineage, failures, crashes, stopping."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import worker_functions
+from test_shared import LIMIT_S, _dead_letters
+
+from pipeline.errors import PipelineError
+from pipeline.local.processes import wait_until
+from pipeline.session import Session, connect
+from pipeline.worker import WorkerReport, run_worker
+
+FRAMES = 60
+
+
+@pytest.fixture
+def session(home_env: Path) -> Iterator[Session]:
+    with connect() as session:
+        yield session
+
+
+@pytest.fixture
+def source(session: Session, beamtime: str) -> str:
+    with session.publish(beamtime, "lambda", "s", frames_per_chunk=4) as out:
+        for number in range(FRAMES):
+            out.write(np.full((3, 4), number, np.uint16), number=number, timestamp_ns=1000 + number)
+    return f"{beamtime}/lambda/s"
+
+
+def work(function, source: str, **options) -> WorkerReport:
+    return run_worker(function, source, group="g", timeout_s=LIMIT_S, **options)
+
+
+def test_results_are_a_derived_stream_with_the_sources_numbers_and_lineage(
+    session: Session, beamtime: str, source: str
+) -> None:
+    report = work(worker_functions.mean, source, out="means", processes=2)
+    assert (report.frames, report.results, report.finished) == (FRAMES, FRAMES, True)
+    assert len(report.processes) == 2
+    derived = session.stream(beamtime, "means", "s")
+    frames = list(derived.ordered(timeout_s=LIMIT_S))
+    assert [frame.number for frame in frames] == list(range(FRAMES))
+    assert [frame.attributes["mean"] for frame in frames] == list(range(FRAMES))
+    assert [frame.timestamp_ns for frame in frames] == [1000 + n for n in range(FRAMES)]
+    assert all(frame.encoding == "none" for frame in frames)
+    lineage = derived.settings["lineage"]
+    original = session.stream(beamtime, "lambda", "s")
+    assert lineage["source"] == source
+    assert lineage["source_id"] == original.start.stream_key.hex()
+    assert lineage["group"] == "g"
+    assert lineage["code"].startswith("worker_functions:mean sha256:")
+    account = derived.account()
+    assert (account["state"], account["received"]) == ("complete", FRAMES)
+    assert account["complete"]
+
+
+def test_frames_without_result_are_skipped_in_the_account(
+    session: Session, beamtime: str, source: str
+) -> None:
+    report = work(worker_functions.odd_only, source, out="odd")
+    assert (report.results, report.skipped) == (FRAMES // 2, FRAMES // 2)
+    account = session.stream(beamtime, "odd", "s").account()
+    assert account["received"] == FRAMES // 2
+    assert account["skipped"] == [[n, n] for n in range(0, FRAMES, 2)]
+    assert account["missing"] == []
+    assert account["complete"]
+
+
+def test_arrays_and_attributes_come_back(session: Session, beamtime: str, source: str) -> None:
+    work(worker_functions.both, source, out="doubled")
+    frame = session.stream(beamtime, "doubled", "s").frame(21)
+    assert (frame.array == 42).all()
+    assert frame.attributes["doubled"]
+
+
+def test_a_frame_that_always_fails_is_rejected_with_its_traceback(
+    session: Session, beamtime: str, source: str
+) -> None:
+    report = work(worker_functions.fails_on_five, source, out="fine", max_attempts=2)
+    assert (report.rejected, report.retried, report.results) == (1, 1, FRAMES - 1)
+    (letter,) = _dead_letters(session, beamtime)
+    assert (letter.number, letter.attempt) == (5, 2)
+    assert letter.reason == "ValueError: five is not to be had"
+    assert "fails_on_five" in letter.trace
+    account = session.stream(beamtime, "fine", "s").account()
+    assert account["rejected"] == [[5, 5]]
+    assert not account["complete"]
+
+
+def test_what_is_no_result_is_rejected_too(session: Session, beamtime: str, source: str) -> None:
+    report = work(worker_functions.nonsense, source, out="none", max_attempts=1)
+    assert report.rejected == FRAMES
+    assert "return None, a dict" in _dead_letters(session, beamtime)[0].reason
+
+
+@pytest.mark.slow
+def test_a_frame_that_kills_its_process_is_given_up_and_the_others_are_done(
+    session: Session, beamtime: str, source: str
+) -> None:
+    report = work(worker_functions.kills_its_process_on_three, source, out="fine", max_attempts=1)
+    assert report.crashes == 1
+    assert report.rejected == 1
+    account = session.stream(beamtime, "fine", "s").account()
+    assert account["rejected"] == [[3, 3]]
+    assert account["received"] == FRAMES - 1
+    assert account["conflict"] == []
+
+
+def test_a_stopped_worker_finishes_the_frame_in_hand_and_another_goes_on(
+    session: Session,
+    beamtime: str,
+    source: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORKER_TEST_DIR", str(tmp_path))
+    stop = threading.Event()
+    first: list[WorkerReport] = []
+    thread = threading.Thread(
+        target=lambda: first.append(work(worker_functions.slow, source, out="slow", stop=stop))
+    )
+    thread.start()
+    assert wait_until(lambda: len(list(tmp_path.iterdir())) >= 3, timeout_s=LIMIT_S)
+    stop.set()
+    thread.join(LIMIT_S)
+    assert not first[0].finished
+    assert session.stream(beamtime, "slow", "s").state == "open"
+    second = work(worker_functions.slow, source, out="slow")
+    assert first[0].frames + second.frames == FRAMES
+    account = session.stream(beamtime, "slow", "s").account()
+    assert account["complete"]
+    assert account["redelivered"] == 0
+
+
+def test_a_finished_group_has_nothing_left_to_do(source: str) -> None:
+    assert work(worker_functions.mean, source, out="means").frames == FRAMES
+    assert work(worker_functions.mean, source, out="means").frames == 0
+
+
+def test_an_output_made_by_another_group_is_refused(source: str) -> None:
+    work(worker_functions.odd_only, source, out="means")
+    with pytest.raises(PipelineError, match="ended"):
+        run_worker(worker_functions.mean, source, group="other", out="means", timeout_s=LIMIT_S)
+
+
+def test_stages_chain(session: Session, beamtime: str, source: str) -> None:
+    work(worker_functions.both, source, out="doubled")
+    work(worker_functions.mean, f"{beamtime}/doubled/s", out="means")
+    frames = session.stream(beamtime, "means", "s").ordered(timeout_s=LIMIT_S)
+    assert [frame.attributes["mean"] for frame in frames] == [2.0 * n for n in range(FRAMES)]
+
+
+def test_the_example_counts_spots(session: Session, beamtime: str) -> None:
+    image = np.random.default_rng(1).poisson(2.0, (100, 120)).astype(np.int32)
+    image[40:50] = -1
+    image[20, 30] = image[70, 80] = image[71, 81] = image[90, 5] = 400
+    with session.publish(beamtime, "lambda", "s", frames_per_chunk=1) as out:
+        out.write(image)
+    example = Path(__file__).parents[2] / "examples" / "spots.py"
+    work(f"{example}:count", f"{beamtime}/lambda/s", out="spots")
+    frame = session.stream(beamtime, "spots", "s").frame(0)
+    assert frame.attributes["spots"] == 3
