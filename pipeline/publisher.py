@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 _TICK_S = 0.05
 #: Drafts from the spool that are on their way at a time: bounded memory, and writers get a turn.
 _DRAIN_AT_ONCE = 16
+#: One for all frames without attributes; nobody changes it.
+_NO_ATTRIBUTES: dict[str, AttributeValue] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +195,7 @@ class Publisher:
             The spool is full; the frames of the last few milliseconds were not taken.
         """
         payload, header = prepared(data, encoding, shape, dtype)
-        checked = dict(check_attributes(attributes)) if attributes else {}
+        checked = dict(check_attributes(attributes)) if attributes else _NO_ATTRIBUTES
         with self._lock:
             self._check_open()
             layout = self._layout(header, module)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pipeline.records import NO_CEIL, NO_FLOOR
 
@@ -54,6 +54,14 @@ class Progress:
             self.highest = number
         elif self._holes:
             self._fill(number)
+
+    def taken_all(self, numbers: Sequence[int]) -> None:
+        """Note rising numbers of one draft, as :meth:`taken` does one by one."""
+        if self._hole_wait_s or self._holes:
+            for number in numbers:
+                self.taken(number)
+        elif numbers:
+            self.highest = max(self.highest, numbers[-1])
 
     def _fill(self, number: int) -> None:
         for index, hole in enumerate(self._holes):

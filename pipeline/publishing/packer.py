@@ -91,8 +91,6 @@ class Packer:
             draft = None
         if draft is None:
             draft = self._begin(layout, number, len(payload))
-        elif (opened := self.direct) is not None:
-            opened.window.note(layout[3], number)
         checksum = draft.add(
             payload,
             number=number,
@@ -161,8 +159,6 @@ class Packer:
         for part in draft.split(self._frames_per_chunk):
             module = part.layout[3]
             ticket = window.open(module, part.numbers[0])
-            for number in part.numbers[1:]:
-                window.note(module, number)
             window.submit(part, ticket)
 
     def lingering_s(self) -> float | None:

@@ -32,6 +32,8 @@ from pipeline.wire import codec
 log = logging.getLogger(__name__)
 #: File names that other programs recognise, for objects that hold a single file.
 SUFFIXES: Mapping[str, str] = {"cbf": ".cbf", "tiff": ".tif", "edf": ".edf", "hdf5": ".h5"}
+#: Looks at the catalogue are this far apart while frames are under way.
+_LOOK_EVERY_S = 0.02
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -128,15 +130,12 @@ class Window:
             self.progress[module].taken(number)
             return self._ticket
 
-    def note(self, module: int, number: int) -> None:
-        """Note one more number in an open draft."""
-        with self.changed:
-            self.progress[module].taken(number)
-
     def submit(self, draft: Draft, ticket: int) -> None:
         """Take a draft that crosses no chunk, in the order of the tickets."""
         entry = Entry(ticket=ticket, draft=draft)
         with self.changed:
+            # Until now the ticket held the floor at its first number: these lie above.
+            self.progress[draft.layout[3]].taken_all(draft.numbers)
             self._in_order.append(entry)
             self._unconfirmed[ticket] = entry
         self._uploads.put(entry)
@@ -269,12 +268,20 @@ class Window:
     # -- catalogue ------------------------------------------------------------------------------
 
     def _confirm_loop(self) -> None:
+        looked_s = 0.0
         while True:
             with self.changed:
                 self.changed.wait_for(lambda: self._acked or self._echo_due() or self._stopped())
                 if not self._acked and not self._echo_due():
                     return
+                # One look covers all acknowledgements so far, and costs the broker as much as a
+                # record: while more are under way, it can wait for them a little.
+                self.changed.wait_for(
+                    lambda: len(self._acked) == len(self._unconfirmed) or self._stopped(),
+                    max(0.0, looked_s + _LOOK_EVERY_S - time.monotonic()),
+                )
                 acked, self._acked = self._acked, []
+            looked_s = time.monotonic()
             if not self._look():
                 return
             self._confirm(acked)
