@@ -91,7 +91,7 @@ def _write(out: Publisher, images: Images, run: Run) -> list[int]:
 
 
 def consume(line: Line, run: Run) -> None:
-    """Consume the stream in order; says ``started``, ``ready``, ``warm``, ``at`` now and then, ``done``.
+    """Consume the stream in order; says ``started``, ``ready``, ``warm``, ``at``, ``done``.
 
     ``ages_ns`` are the times from a frame's due time to its array, of a paced run.
     """

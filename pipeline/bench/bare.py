@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from pipeline.bench.children import Child, Line, Usage
 from pipeline.bench.ground import HEAT_NBYTES, heat
 from pipeline.config import Settings
 from pipeline.errors import PipelineError
+
+if TYPE_CHECKING:
+    from obstore.store import S3Store
 
 #: Threads that a publisher uploads with, and a reader reads with, by default.
 THREADS = 2
@@ -121,9 +125,7 @@ def get_objects(line: Line, transfer: Transfer) -> None:
     line.say("done", **usage.facts())
 
 
-def put_and_get(
-    settings: Settings, bucket: str, sizes: Sequence[int], scratch: Path
-) -> float:
+def put_and_get(settings: Settings, bucket: str, sizes: Sequence[int], scratch: Path) -> float:
     """Return MB/s of bare obstore put and get of the same objects running together.
 
     ``scratch`` is a folder on the server's file system.
@@ -147,7 +149,7 @@ def put_and_get(
     return float(sum(sizes) / (done - begun) / 1e6)
 
 
-def bare_client(settings: Settings, bucket: str) -> object:
+def bare_client(settings: Settings, bucket: str) -> S3Store:
     """Return obstore's own client with nothing of ours around it."""
     from obstore.store import S3Store
 

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from pipeline.config import KafkaSettings, Secret, Settings, StoreSettings
@@ -34,7 +35,7 @@ class Ground:
     home: Path
     info: RuntimeInfo
     quick: bool
-    tell: Callable[[str], object]
+    tell: Callable[[str], None]
 
     def settings(self, kind: str) -> Settings:
         """Return settings for the ``file`` or ``s3`` way to the store."""
@@ -83,18 +84,18 @@ class Ground:
 
 
 @contextmanager
-def prepared(
-    home: Path | None, *, quick: bool, tell: Callable[[str], object]
-) -> Iterator[Ground]:
+def prepared(home: Path | None, *, quick: bool, tell: Callable[[str], None]) -> Iterator[Ground]:
     """Give a ground: the runtime of ``home``, or one of its own that is deleted afterwards.
 
     A runtime that was found running is left running. Raises RuntimeUnavailableError, or
     PipelineError when there is not enough disk.
     """
     if home is None:
-        with tempfile.TemporaryDirectory(prefix="lichtstrom-bench-") as folder:
-            with prepared(Path(folder), quick=quick, tell=tell) as ground:
-                yield ground
+        with (
+            tempfile.TemporaryDirectory(prefix="lichtstrom-bench-") as folder,
+            prepared(Path(folder), quick=quick, tell=tell) as ground,
+        ):
+            yield ground
         return
     home = home.expanduser().absolute()
     home.mkdir(parents=True, exist_ok=True)
@@ -141,6 +142,6 @@ def prune(folder: Path, below: int) -> None:
     """
     found = [(int(path.name[3:15]), path) for path in folder.glob("*/*/*/*/[0-9]*.bin")]
     found.sort()
-    for (_, path), (following, _) in zip(found, found[1:], strict=False):
+    for (_, path), (following, _) in pairwise(found):
         if following <= below:
             path.unlink(missing_ok=True)

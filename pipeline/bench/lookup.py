@@ -67,9 +67,7 @@ def at_random(ground: Ground, name: str) -> Row:
     )
 
 
-def _frames_ms(
-    session: Session, name: StreamId, numbers: list[int], slots: int
-) -> list[float]:
+def _frames_ms(session: Session, name: StreamId, numbers: list[int], slots: int) -> list[float]:
     times = []
     stream = session.stream(name.beamtime, name.detector, name.stream)
     try:

@@ -69,7 +69,7 @@ def receive(line: Line, relay: Relay) -> None:
         }
     )
     get = _getter(relay)
-    ages_ns = []
+    ages_ns: list[int] = []
     try:
         consumer.assign([TopicPartition(relay.topic, 0, 0)])
         line.say("ready")

@@ -53,7 +53,7 @@ def measure(
     *,
     home: Path | None,
     quick: bool,
-    tell: Callable[[str], object],
+    tell: Callable[[str], None],
 ) -> Iterator[Row]:
     """Yield each row as it was measured; one that failed says why, and the others go on.
 

@@ -22,7 +22,7 @@ _COMMANDS = {
 }
 
 
-def start_up(ground: Ground, name: str) -> Row:
+def start_up(_: Ground, name: str) -> Row:
     """Measure whole processes, from their start to their end."""
     ours, bare = _COMMANDS[name]
     values, limits = [], []

@@ -25,7 +25,9 @@ FRAME_NBYTES = 65536
 PER_SEGMENT = 128
 #: Frames of one shared object: 128 MiB.
 _PER_OBJECT = 2048
-_LAYOUT = (SHAPE, "uint16", "raw")
+_Layout = tuple[tuple[int, ...], str, str]
+_PIXELS: _Layout = (SHAPE, "uint16", "raw")
+_ATTRIBUTES: _Layout = ((), "uint8", "none")
 _FLUSH_S = 120.0
 
 
@@ -65,7 +67,7 @@ def publish_records(
 ) -> StreamInfo:
     """Start a stream and append the records of ``count`` frames; it stays open.
 
-    Without ``pixels`` the frames have attributes only: ``omega``, ``exposure``, ``mode``.
+    Without ``pixels`` the frames have attributes only: ``omega``, ``exposure``.
     """
     claims.create_beamtime(services, name.beamtime, name.detector, partitions=partitions)
     start = Start(
@@ -94,13 +96,11 @@ def publish_records(
     return info
 
 
-def _segments(
-    info: StreamInfo, epoch: int, count: int, pixels: Pixels | None
-) -> Iterator[Segment]:
+def _segments(info: StreamInfo, epoch: int, count: int, pixels: Pixels | None) -> Iterator[Segment]:
     now_ns = time.time_ns()
     rows = np.arange(PER_SEGMENT)
     nbytes = FRAME_NBYTES if pixels is not None else 0
-    layout = _LAYOUT if pixels is not None else ((), "uint8", "none")
+    layout = _PIXELS if pixels is not None else _ATTRIBUTES
     digest = digest_of(*layout, {})
     for first in range(0, count, PER_SEGMENT):
         numbers = first + rows[: count - first]
@@ -133,7 +133,7 @@ def _segments(
 
 def _columns(numbers: np.ndarray[tuple[int], np.dtype[np.int64]]) -> tuple[Column, ...]:
     return (
-        Column(name="omega", kind="float64", values=numbers * 0.1 % 360.0),
+        Column(name="omega", kind="float64", values=(numbers * 0.1 % 360.0).astype(np.float64)),
         Column(name="exposure", kind="int64", values=numbers % 7),
     )
 
