@@ -38,8 +38,8 @@ class Catalogue:
     def __init__(self) -> None:
         self._by_key: dict[bytes, StreamInfo] = {}
         self._by_name: dict[tuple[str, str], StreamInfo] = {}
-        #: Keys of claims and ends in the order they came, for tombstones.
-        self._history: dict[tuple[bytes, int], list[tuple[int, bytes]]] = {}
+        #: Claims and ends (epoch, key, whether it counted) in the order they came, for tombstones.
+        self._history: dict[tuple[bytes, int], list[tuple[int, bytes, bool]]] = {}
 
     def apply(self, record: CatalogueRecord, position: int, timestamp_ms: int = 0) -> None:
         """Take the next record; ``position`` is its offset, the time is the broker's."""
@@ -80,14 +80,21 @@ class Catalogue:
         return [info for info in self._by_key.values() if info.deleted]
 
     def superseded_keys(self, stream_key: bytes, module: int, epoch: int) -> list[bytes]:
-        """Return keys of claims and ends older than ``epoch``, for its holder to tombstone."""
+        """Return keys of the claims and ends that the claim of ``epoch`` supersedes.
+
+        For its holder to tombstone, in this order, which is what makes a cleaner that stops
+        halfway harmless: first what never counted (a claim refused because the stream had ended
+        must be gone before that end is), then the others from the oldest on.
+        """
         history = self._history.get((stream_key, module), [])
-        return [key for old, key in history if old < epoch]
+        idle = [key for old, key, counted in history if not counted and old <= epoch]
+        return idle + [key for old, key, counted in history if counted and old < epoch]
 
     def forget(self, stream_key: bytes, module: int, epoch: int) -> None:
         """Drop superseded keys from memory once they are tombstoned."""
+        gone = set(self.superseded_keys(stream_key, module, epoch))
         history = self._history.get((stream_key, module), [])
-        self._history[(stream_key, module)] = [entry for entry in history if entry[0] >= epoch]
+        self._history[(stream_key, module)] = [entry for entry in history if entry[1] not in gone]
 
     def _start(self, start: Start, position: int) -> None:
         name = (start.detector, start.stream)
@@ -99,24 +106,25 @@ class Catalogue:
         self._by_name[name] = self._by_key[start.stream_key] = info
 
     def _claim(self, info: StreamInfo, claim: Claim, timestamp_ms: int) -> None:
-        self._remember(claim)
         state = info.modules.setdefault(claim.module, ModuleState())
-        if state.claim is not None and claim.epoch <= state.claim.epoch:
-            return  # of equal epochs the first wins
-        if state.end is not None and not claim.reopen:
-            return  # came after the end without asking to reopen
-        state.claim, state.end, state.claimed_ms = claim, None, timestamp_ms
+        # Of equal epochs the first wins; after the end only one that asks to reopen counts.
+        newer = state.claim is None or claim.epoch > state.claim.epoch
+        counts = newer and (state.end is None or claim.reopen)
+        if counts:
+            state.claim, state.end, state.claimed_ms = claim, None, timestamp_ms
+        self._remember(claim, counts)
 
     def _end(self, info: StreamInfo, end: End) -> None:
-        self._remember(end)
         state = info.modules.setdefault(end.module, ModuleState())
         newest = state.claim
-        if newest is not None and (newest.epoch, newest.nonce) == (end.epoch, end.nonce):
+        counts = newest is not None and (newest.epoch, newest.nonce) == (end.epoch, end.nonce)
+        if counts:
             state.end = end
+        self._remember(end, counts)
 
-    def _remember(self, record: Claim | End) -> None:
+    def _remember(self, record: Claim | End, counts: bool) -> None:
         history = self._history.setdefault((record.stream_key, record.module), [])
-        history.append((record.epoch, key_of(record)))
+        history.append((record.epoch, key_of(record), counts))
 
     def _delete(self, info: StreamInfo) -> None:
         info.deleted = True
@@ -127,8 +135,10 @@ class Catalogue:
 
 def _manifest(info: StreamInfo, ref: ManifestRef) -> None:
     if ref.part >= 0:
-        info.parts.append(ref)
-    elif info.seal is None or ref.epoch > info.seal.epoch:
+        # Written again under its own key: compaction keeps the later one, and so do we.
+        name = (ref.epoch, ref.nonce, ref.part)
+        info.parts = [p for p in info.parts if (p.epoch, p.nonce, p.part) != name] + [ref]
+    elif info.seal is None or ref.epoch > info.seal.epoch or key_of(ref) == key_of(info.seal):
         info.seal = ref  # the highest seal wins
 
 

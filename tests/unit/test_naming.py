@@ -22,7 +22,7 @@ from pipeline.naming import (
 )
 
 KEY = bytes(range(8))
-ANY = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20)
+ANY = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=6)
 #: Names made of what escaping and Kafka treat specially, so that collisions would be likely.
 TRICKY = st.text("a5fb2-_./%+.é", min_size=1, max_size=6)
 NAMES = st.one_of(ANY, TRICKY)
