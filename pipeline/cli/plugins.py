@@ -58,10 +58,11 @@ def _parameter(option: Option) -> click.Option:
     return click.Option(
         [option.flag, option.name],
         type=kind,
-        default=None if empty else option.default,
         required=option.required,
         metavar=unit or None,
         help=text,
+        # Not even None where there is no default: click takes that for a value.
+        **({} if empty else {"default": option.default}),
     )
 
 
