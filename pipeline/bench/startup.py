@@ -26,7 +26,7 @@ def start_up(_: Ground, name: str) -> Row:
     """Measure whole processes, from their start to their end."""
     ours, bare = _COMMANDS[name]
     values, limits = [], []
-    for _ in range(_RUNS):
+    for _run in range(_RUNS):
         values.append(_process_ms(ours))
         limits.append(_process_ms(bare))
     values, limits = values[1:], limits[1:]  # the first fills the page cache
