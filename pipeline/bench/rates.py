@@ -15,7 +15,7 @@ from pipeline.bench.rows import Row, percentile, row
 from pipeline.bench.through import Outcome, through
 
 #: GB of one run: (quick, full).
-_VOLUME = {"1200kB": (1.5, 4.0), "64KiB": (1.0, 4.0), "4KiB": (0.4, 2.0)}
+_VOLUME = {"1200kB": (1.0, 4.0), "64KiB": (0.7, 4.0), "4KiB": (0.3, 2.0)}
 _CACHE = "objects in the page cache, whose memory was touched before each run"
 
 

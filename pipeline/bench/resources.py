@@ -15,7 +15,7 @@ from pipeline.config import PublishSettings, ReadSettings
 
 def publisher_cpu(ground: Ground, name: str) -> Row:
     """Measure the publisher's processor seconds per GB."""
-    size, runs, volume = SIZES["1200kB"], 3 if ground.quick else 5, 1.5 if ground.quick else 4.0
+    size, runs, volume = SIZES["1200kB"], 3 if ground.quick else 5, 1.0 if ground.quick else 4.0
     values: list[float] = []
     limits: list[float] = []
     for _ in range(runs):
@@ -46,7 +46,7 @@ def publisher_cpu(ground: Ground, name: str) -> Row:
 
 def memory(ground: Ground, name: str) -> Row:
     """Measure how much a publisher or a reader grows over a long run."""
-    size, volume = SIZES["1200kB"], 5 if ground.quick else 30
+    size, volume = SIZES["1200kB"], 4 if ground.quick else 30
     with ground.beamtime() as beamtime:
         run = Run(
             settings=ground.settings("file"),

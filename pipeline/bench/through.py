@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.bench.actors import Run, consume, publish
 from pipeline.bench.children import STEP_S, Child, Message
-from pipeline.bench.ground import HEAT_NBYTES, heat, prune
+from pipeline.bench.ground import GB, HEAT_NBYTES, heat, prune
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,8 @@ def through(run: Run, folder: Path) -> Outcome:
         producer.go_on()
         producer.hear("warm")
         consumer.hear("warm")
-        heat(folder.parent.parent, min(run.nbytes, HEAT_NBYTES))
+        # Where objects are deleted as they are consumed, the same memory is used again and again.
+        heat(folder.parent.parent, min(run.nbytes, GB if run.report_every else HEAT_NBYTES))
         producer.go_on()
         consumed = _consumed(consumer, folder)
         published = producer.hear("done")
