@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from pipeline.errors import ConfigError
 from pipeline.naming import DEFAULT_PREFIX
 
 MIB = 1024 * 1024
+#: The rest of a record's 900 kB is for what it says about its frames.
+MAX_INLINE_NBYTES = 256 * 1024
 #: Where every setting can also come from.
 ENVIRONMENT_PREFIX = "LICHTSTROM_"
 
@@ -121,12 +124,24 @@ _SECTIONS: Mapping[str, type] = {
 }
 
 
-def home() -> Path:
+#: Smallest and largest values; of the others none is negative.
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "kafka.partitions": (1, 10_000),
+    "publish.segment_nbytes": (1, 2**31 - 1),
+    "publish.queue_nbytes": (1, math.inf),
+    "publish.inline_nbytes": (0, MAX_INLINE_NBYTES),
+    "publish.uploads": (1, 256),
+    "read.threads": (1, 256),
+}
+
+
+def home(environment: Mapping[str, str] | None = None) -> Path:
     """Return the folder of the local runtime: LICHTSTROM_HOME or the user's data directory."""
-    named = os.environ.get("LICHTSTROM_HOME")
+    environ = os.environ if environment is None else environment
+    named = environ.get("LICHTSTROM_HOME")
     if named:
         return Path(named).expanduser().absolute()
-    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    data = environ.get("XDG_DATA_HOME") or "~/.local/share"
     return Path(data).expanduser().absolute() / "lichtstrom"
 
 
@@ -148,26 +163,30 @@ def load(store: str | None = None, *, environment: Mapping[str, str] | None = No
     """
     environ = os.environ if environment is None else environment
     values: dict[str, dict[str, Any]] = {name: {} for name in _SECTIONS}
-    runtime = _runtime(values)
-    create = _file(environ, values, runtime)
+    runtime = _runtime(home(environ) / "runtime.json", values)
+    local = values["kafka"].get("bootstrap")
+    create = _file(environ, values)
     create = _environment(environ, values, create)
+    if create is None:  # the default only on the local runtime
+        create = bool(runtime) and values["kafka"].get("bootstrap") == local
     _choose_store(values["store"], store, runtime)
     sections = {name: _build(name, values[name]) for name in _SECTIONS}
     return Settings(**sections, create=create)
 
 
-def _runtime(values: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _runtime(path: Path, values: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Take over what ``lichtstrom up`` wrote down."""
-    path = home() / "runtime.json"
     try:
         runtime: dict[str, Any] = json.loads(path.read_text())
         values["kafka"]["bootstrap"] = runtime["kafka"]["bootstrap"]
         values["store"]["url"] = runtime["store"]["url"]
+        _use_s3(values["store"], runtime)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}): run `lichtstrom up` again") from error
-    _use_s3(values["store"], runtime)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error!r}): run `lichtstrom up` again"
+        ) from error
     return runtime
 
 
@@ -179,10 +198,9 @@ def _use_s3(store: dict[str, Any], runtime: Mapping[str, Any]) -> None:
         store["region"] = s3.get("region", "us-east-1")
 
 
-def _file(
-    environ: Mapping[str, str], values: dict[str, dict[str, Any]], runtime: Mapping[str, Any]
-) -> bool:
-    create = bool(runtime)
+def _file(environ: Mapping[str, str], values: dict[str, dict[str, Any]]) -> bool | None:
+    """Read ``lichtstrom.toml``; return what it says of ``create``, None for nothing."""
+    create = None
     path = Path(environ.get(ENVIRONMENT_PREFIX + "CONFIG", "lichtstrom.toml"))
     if not path.exists():
         if ENVIRONMENT_PREFIX + "CONFIG" in environ:
@@ -195,18 +213,19 @@ def _file(
     for section, entries in content.items():
         if section == "create":
             create = _convert(bool, entries, f"{path}: create")
-        elif section in _SECTIONS and isinstance(entries, dict):
+        elif section in _SECTIONS:
+            if not isinstance(entries, dict):
+                raise ConfigError(f"{path}: {section} must be a section, [{section}]")
             for key, value in entries.items():
                 _set(values, section, key, value, f"{path}: [{section}] {key}")
-            create = create and not {"bootstrap"} & set(entries)
         elif section != "adapter":  # one section per instrument, read by the command line
             raise ConfigError(f"{path}: [{section}] is unknown{_nearest(section, _SECTIONS)}")
     return create
 
 
 def _environment(
-    environ: Mapping[str, str], values: dict[str, dict[str, Any]], create: bool
-) -> bool:
+    environ: Mapping[str, str], values: dict[str, dict[str, Any]], create: bool | None
+) -> bool | None:
     for name in sorted(environ):
         section, _, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("_")
         if not name.startswith(ENVIRONMENT_PREFIX):
@@ -215,7 +234,6 @@ def _environment(
             create = _convert(bool, environ[name], name)
         elif section in _SECTIONS and key:
             _set(values, section, key, environ[name], name)
-            create = create and (section, key) != ("kafka", "bootstrap")
     return create
 
 
@@ -231,13 +249,17 @@ def _convert_named(kind: str, value: Any, where: str) -> Any:
         return _convert(int if kind == "int" else float, value, where)
     if kind.startswith("tuple"):
         parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, list):
+            raise ConfigError(f"{where}: {value!r} is not a list")
         return tuple(str(part).strip() for part in parts)
     if kind.startswith("Mapping"):
         if isinstance(value, str):
             pairs = (pair.partition("=") for pair in value.split(",") if pair)
             return {k.strip(): v.strip() for k, _, v in pairs}
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: {value!r} is not a table")
         return {str(k): str(v) for k, v in value.items()}
-    return str(value)
+    return _convert(str, value, where)
 
 
 def _convert(kind: type[Any], value: Any, where: str) -> Any:
@@ -246,10 +268,16 @@ def _convert(kind: type[Any], value: Any, where: str) -> Any:
         if value.lower() in known:
             return known[value.lower()]
         raise ConfigError(f"{where}: {value!r} is neither true nor false")
+    wrong = ConfigError(f"{where}: {value!r} is not of type {kind.__name__}")
+    # A float is no int, and a boolean no number; an int is a float.
+    if not isinstance(value, (str, kind)) and not (kind is float and type(value) is int):
+        raise wrong
+    if isinstance(value, bool) and kind is not bool:
+        raise wrong
     try:
         return kind(value)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where}: {value!r} is not of type {kind.__name__}") from error
+    except ValueError as error:
+        raise wrong from error
 
 
 def _choose_store(values: dict[str, Any], store: str | None, runtime: Mapping[str, Any]) -> None:
@@ -268,11 +296,19 @@ def _build(name: str, values: Mapping[str, Any]) -> Any:
         given["secret_key"] = Secret(given["secret_key"])
     settings = kind(**given)
     for entry in fields(kind):
-        value = getattr(settings, entry.name)
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and value < 0:
-            raise ConfigError(f"{name}.{entry.name} = {value} must not be negative")
+        _check_range(f"{name}.{entry.name}", getattr(settings, entry.name))
     _check_choice(name, settings)
     return settings
+
+
+def _check_range(name: str, value: Any) -> None:
+    if not isinstance(value, (int, float)):
+        return
+    low, high = _RANGES.get(name, (0, math.inf))
+    if not low <= value <= high:  # nan is in no range
+        limits = f"{low} to {high}" if high < math.inf else f"at least {low}"
+        problem = "must not be negative" if value < 0 else f"must be {limits}"
+        raise ConfigError(f"{name} = {value} {problem}")
 
 
 def _check_choice(name: str, settings: Any) -> None:
