@@ -55,8 +55,9 @@ def test_a_command_in_the_documents_has_help_and_these_options(command: str) -> 
     assert [o for o in sorted(named()[command]) if o not in text] == []
 
 
-def test_the_table_of_commands_is_what_the_command_line_has() -> None:
+def test_the_page_of_the_command_line_names_every_command() -> None:
     listed = re.findall(r"^  ([a-z]+) +\S", help_of("").partition("Commands:")[2], re.MULTILINE)
     assert listed
-    documented = re.findall(r"^\| `lichtstrom ([a-z]+)", (ROOT / "docs/cli.md").read_text(), re.M)
-    assert sorted(set(documented)) == sorted(set(listed))
+    cells = re.findall(r"^\| (`[^|]+) \|", (ROOT / "docs/cli.md").read_text(), re.MULTILINE)
+    documented = {w for cell in cells for w in re.findall(r"`(?:lichtstrom )?([a-z]+)", cell)}
+    assert set(listed) - documented == set()
