@@ -39,9 +39,10 @@ class CatalogueTopic:
         self._producer = producer
         self._resolve = resolve
         self._lock = threading.RLock()
-        self._consumer, self._watch = make_consumer(settings, {"enable.partition.eof": True})
+        self._consumer, self._watch = make_consumer(
+            settings, {"enable.partition.eof": True}, wait_ms=10
+        )
         self._next = 0
-        self._assigned = False
         self.state = Catalogue()
 
     def look(self, timeout_s: float | None = None) -> Catalogue:
@@ -52,10 +53,22 @@ class CatalogueTopic:
         limit = self._settings.timeout_s if timeout_s is None else timeout_s
         with self._lock, translated(self._watch):
             target = self._end(limit)
-            deadline = time.monotonic() + limit
+            if self._next < target:
+                self._read_to(target, time.monotonic() + limit)
+            return self.state
+
+    def _read_to(self, target: int, deadline: float) -> None:
+        """Read on up to the offset ``target``.
+
+        The partition is assigned only meanwhile: a broker answers the requests of a connection one
+        after the other, so an idle fetch would hold up each look for as long as it waits.
+        """
+        self._consumer.assign([TopicPartition(self.topic, 0, self._next or OFFSET_BEGINNING)])
+        try:
             while self._next < target:
                 self._take(deadline)
-            return self.state
+        finally:
+            self._consumer.unassign()
 
     def append(self, record: CatalogueRecord, timeout_s: float | None = None) -> Acknowledged:
         """Append a record and wait until the broker has it."""
@@ -90,9 +103,6 @@ class CatalogueTopic:
                 command = f"lichtstrom beamtime create {self.beamtime}"
                 raise TopicMissingError(self.topic, command) from error
             raise
-        if not self._assigned:
-            self._consumer.assign([TopicPartition(self.topic, 0, OFFSET_BEGINNING)])
-            self._assigned = True
         return int(high)
 
     def _take(self, deadline: float) -> None:
