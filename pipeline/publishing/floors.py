@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from pipeline.records import NO_CEIL, NO_FLOOR
 
@@ -37,11 +37,19 @@ class Progress:
         #: [first, last, deadline] of numbers that were skipped and may still come.
         self._holes: deque[list[float]] = deque()
 
-    def resume(self, floor: int, ceils: list[int]) -> None:
-        """Go on where an earlier writer stopped."""
+    def resume(self, floor: int, ceils: Sequence[int], present: Iterable[int] = ()) -> None:
+        """Go on where an earlier writer stopped, with the numbers it got acknowledged.
+
+        What is not ``present`` between its floor and its ceil may have been lost with it and come
+        again from the same source: the floor stays below until a newer number is taken.
+        """
         self.floor = max(self.floor, floor)
         self.ceils = [max(a, b) for a, b in zip(self.ceils, ceils, strict=True)]
-        self.highest = max(self.highest, *self.ceils)
+        self.highest = max(self.highest, self.floor - 1)
+        for number in sorted(present):
+            if number > self.highest + 1:
+                break
+            self.highest = max(self.highest, number)
 
     def taken(self, number: int) -> None:
         """Note a number that the source gave, before it is queued under a ticket."""

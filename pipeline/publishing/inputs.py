@@ -25,24 +25,56 @@ def prepared(
     dtype: str | None,
 ) -> tuple[npt.NDArray[np.uint8], tuple[tuple[int, ...], str, str]]:
     """Return (payload as bytes, (shape, dtype, encoding)) of what was given to ``write``."""
+    if encoding is not None and not isinstance(encoding, str):
+        raise InvalidFrameError("encoding", f"must be text, not {type(encoding).__name__}")
+    extents = None if shape is None else _extents(shape)
+    name = None if dtype is None else _name(dtype)
     if data is None:
-        if encoding not in (None, "none") or shape not in (None, ()):
-            raise InvalidFrameError("payload", f"is missing for encoding {encoding!r}")
-        return _EMPTY, ((), dtype or "uint8", "none")
+        if encoding not in (None, "none") or extents:
+            raise InvalidFrameError("payload", f"is missing for encoding {encoding!r:.60}")
+        return _EMPTY, ((), name or "uint8", "none")
     if isinstance(data, np.ndarray) and encoding in (None, "raw"):
-        if shape is not None and tuple(shape) != data.shape:
-            raise InvalidFrameError("shape", f"{shape} is not the array's {data.shape}")
-        return _pixels(data)
-    try:
-        payload = np.frombuffer(data, dtype=np.uint8)
-    except (TypeError, ValueError, BufferError) as error:
-        if isinstance(data, (bytes, bytearray, memoryview)) and not len(data):
-            payload = _EMPTY
-        else:
-            raise InvalidFrameError("payload", f"is not C-contiguous bytes: {error}") from error
-    if encoding is None or (encoding != "none" and (shape is None or dtype is None)):
+        pixels, header = _pixels(data)
+        if extents is not None and extents != data.shape:
+            raise InvalidFrameError("shape", f"{extents} is not the array's {data.shape}")
+        if name is not None and name != header[1]:
+            raise InvalidFrameError("dtype", f"{name} is not the array's {header[1]}")
+        return pixels, header
+    payload = _bytes(data)
+    if encoding is None:
         raise InvalidFrameError("encoding", "bytes need encoding, shape and dtype")
-    return payload, (tuple(shape or ()), dtype or "uint8", encoding)
+    for field, value in (("shape", extents), ("dtype", name)):
+        if value is None and encoding != "none":
+            raise InvalidFrameError(field, "bytes need encoding, shape and dtype")
+    return payload, (extents or (), name or "uint8", encoding)
+
+
+def _extents(shape: object) -> tuple[int, ...]:
+    try:
+        extents = tuple(shape)  # type: ignore[arg-type]  # what is not iterable is refused
+    except TypeError as error:
+        raise InvalidFrameError("shape", f"is no tuple but {type(shape).__name__}") from error
+    return tuple(integer("shape", extent) for extent in extents)
+
+
+def _name(dtype: object) -> str:
+    if isinstance(dtype, str):
+        return dtype
+    if isinstance(dtype, np.dtype) or (isinstance(dtype, type) and issubclass(dtype, np.generic)):
+        return _dtype_name(np.dtype(dtype))
+    raise InvalidFrameError("dtype", f"must be a numpy name, not {type(dtype).__name__}")
+
+
+def _bytes(data: object) -> npt.NDArray[np.uint8]:
+    if isinstance(data, np.ndarray) and data.dtype.hasobject:
+        raise InvalidFrameError("dtype", f"{data.dtype} cannot be a payload")
+    try:
+        if isinstance(data, (bytes, bytearray, memoryview)) and not len(data):
+            return _EMPTY
+        return np.frombuffer(data, dtype=np.uint8)  # type: ignore[call-overload,no-any-return]  # what is no buffer is refused
+    except (TypeError, ValueError, BufferError) as error:
+        kind = type(data).__name__
+        raise InvalidFrameError("payload", f"{kind} is not C-contiguous bytes: {error}") from error
 
 
 def _pixels(

@@ -84,8 +84,9 @@ def open_stream(
             raise InvalidFrameError("module", f"{name} has no module {module}")
         ours = held[module] = _hold(services, info, module, claiming, role)
         progress[module] = Progress(info.start.partitions, hole_wait_s=settings.hole_wait_s)
-        progress[module].resume(ours.floor, ours.ceils)
-        known.update(module, known_frames(ours.records, module))
+        present = list(known_frames(ours.records, module))
+        progress[module].resume(ours.floor, ours.ceils, [number for number, *_ in present])
+        known.update(module, present)
     window = Window(
         services,
         info,
@@ -97,7 +98,7 @@ def open_stream(
         on_released=on_released,
     )
     window.start()
-    following = max(p.highest for p in progress.values()) + 1
+    following = max(ceil for p in progress.values() for ceil in (p.highest, *p.ceils)) + 1
     return Opened(info=info, held=held, progress=progress, window=window, following=following)
 
 
