@@ -18,6 +18,7 @@ from pipeline.errors import InvalidArgumentError
 @click.option(
     "--home",
     type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
     help="Measure on the runtime of this folder, started if need be (default: a new one below"
     " TMPDIR, deleted afterwards).",
 )

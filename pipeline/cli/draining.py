@@ -57,6 +57,7 @@ def _drain_stream(
         for folder in folders:
             folder.remove()  # its writer died after the last frame was published
         return "empty"
+    _refuse_deleted(session, name, folders)
     info = _known(session, name)
     # Kept now: the catalogue's own view of the stream changes as it is reopened.
     state, expected = (info.state, info.expected) if info is not None else ("open", None)
@@ -75,6 +76,20 @@ def _drain_stream(
     finally:
         out.abandon()
     return state
+
+
+def _refuse_deleted(session: Session, name: StreamId, folders: list[SpoolFolder]) -> None:
+    try:
+        catalogue = session.services.catalogue(name.beamtime).look()
+    except TopicMissingError:
+        return
+    for folder in folders:
+        found = catalogue.by_key(folder.stream_key)
+        if found is not None and found.deleted:
+            raise SpoolError(
+                f"spool {folder.path} is of a stream that was deleted: remove the folder, if nobody"
+                " wants its frames"
+            )
 
 
 def _known(session: Session, name: StreamId) -> StreamInfo | None:

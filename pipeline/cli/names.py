@@ -29,6 +29,11 @@ _LOOK_S = 0.2
 _WILD = frozenset("*?[")
 
 
+def has_wildcards(text: str) -> bool:
+    """Whether this is a shell pattern rather than a name."""
+    return bool(_WILD & set(text))
+
+
 class StreamParam(click.ParamType[str]):
     """``beamtime/detector/stream``; with ``pattern`` a shell pattern of that form."""
 
@@ -39,7 +44,7 @@ class StreamParam(click.ParamType[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Check the form."""
-        if self._pattern and _WILD & set(value):
+        if self._pattern and has_wildcards(value):
             if value.count("/") != 2:
                 self.fail(f"{value!r} must be written beamtime/detector/stream", param, ctx)
             return value
@@ -98,7 +103,7 @@ def await_stream(session: Session, name: str, *, timeout_s: float, stop: Event) 
 
 def find_streams(session: Session, pattern: str) -> list[StreamSummary]:
     """Return the streams that a name or pattern means, at least one."""
-    if _WILD & set(pattern):
+    if has_wildcards(pattern):
         found = session.streams(pattern)
         if not found:
             raise StreamNotFoundError(

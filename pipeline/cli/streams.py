@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from pipeline.cli.names import StreamParam, find_streams, store_option
+from pipeline.cli.names import StreamParam, find_streams, has_wildcards, store_option
 from pipeline.cli.output import json_option, print_json, print_table, size_text, time_text
 
 
@@ -21,7 +21,8 @@ def command(pattern: str, store: str | None, as_json: bool) -> None:
     from pipeline.session import connect
 
     with connect(store) as session:
-        found = session.streams() if pattern == "*/*/*" else find_streams(session, pattern)
+        wild = has_wildcards(pattern)  # a pattern may mean nothing, a name is to be there
+        found = session.streams(pattern) if wild else find_streams(session, pattern)
         facts = [summary_facts(session, summary) for summary in found]
     if as_json:
         print_json(facts)

@@ -95,7 +95,14 @@ def test_an_unknown_stream_is_told_with_near_names(whole: str) -> None:
     result = run("show", "test/detector/scan_2", store=whole)
     assert result.exit_code == 1
     assert f"did you mean {NAME}?" in result.stderr
-    assert run("streams", "test/nothing/*", store=whole).exit_code == 1
+    assert run("streams", "test/detector/scan_2", store=whole).exit_code == 1
+    assert run("delete", "test/nothing/*", store=whole).exit_code == 1
+
+
+def test_a_pattern_that_means_nothing_is_an_empty_list(whole: str) -> None:
+    result = run("streams", "test/nothing/*", "--json", store=whole)
+    assert result.exit_code == 0
+    assert json.loads(result.stdout) == []
 
 
 def test_show_tells_metadata_with_units(whole: str) -> None:
