@@ -120,6 +120,14 @@ class KafkaStreamLog:
                 ceils.append(last[1])
         return floor, ceils
 
+    def floor_before(self, partition: int, offset: int, module: int) -> int:
+        """Return the floor that a module's writers had shown in a partition before ``offset``."""
+        with self._lock, translated(self._watch):
+            low, high = self._range(partition)
+            search = self._search(partition)
+            floor, _ = search.newest(module, low, min(high, offset), self._settings.timeout_s)
+            return floor
+
     def last_sign_ms(self, module: int, since_ms: int) -> int | None:
         """Return when a writer of ``module`` was last heard of since then, by the broker's clock.
 

@@ -29,6 +29,7 @@ from pipeline.records import StreamInfo
 from pipeline.session import Session
 from pipeline.sharing.delivery import Delivery
 from pipeline.stream import Stream
+from pipeline.workers.floors import GroupFloors
 
 log = logging.getLogger(__name__)
 #: Frames without result are said in one record for as many as come in this time.
@@ -55,6 +56,7 @@ class Results:
         self._since_s = 0.0
         self.pending = 0
         self._out: Publisher | None = None
+        self._floors: GroupFloors | None = None
 
     def open(self) -> None:
         """Join the derived stream, or start it. An ended one is no error before a result comes."""
@@ -71,6 +73,9 @@ class Results:
                     raise
                 threading.Event().wait(0.1)
         self._check_lineage()
+        self._floors = GroupFloors(
+            self._session.services, self._source, self._out, group=self._group
+        )
 
     def _publish(self) -> Publisher:
         return self._session.publish(
@@ -142,6 +147,8 @@ class Results:
         for delivery in self._out.take_confirmed():
             self.pending -= 1
             delivery.ack()
+        if self._floors is not None:
+            self._floors.look()
         due = time.monotonic() - self._since_s >= _SKIP_EVERY_S
         if self._skipped and (due or len(self._skipped) >= _MANY):
             self._send_skipped()
@@ -170,6 +177,7 @@ class Results:
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Stop writing; the stream stays open for the group's other members."""
+        self._release()
         if self._out is not None:
             self._out.close(timeout_s)
 
@@ -178,6 +186,7 @@ class Results:
 
         All members may do so at once: one succeeds, the others see that it is done.
         """
+        self._release()
         if self._out is None:
             return
         state = self._source.state
@@ -189,6 +198,11 @@ class Results:
                 info = self._look()
                 services = self._session.services
                 ending.end_abandoned(services, info, state=state, takeover=True)
+
+    def _release(self) -> None:
+        if self._floors is not None:
+            self._floors.close()
+            self._floors = None
 
     def _look(self) -> StreamInfo:
         catalogue = self._session.services.catalogue(self.name.beamtime)

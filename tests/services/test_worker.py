@@ -149,6 +149,39 @@ def test_an_output_made_by_another_group_is_refused(source: str) -> None:
         run_worker(worker_functions.mean, source, group="other", out="means", timeout_s=LIMIT_S)
 
 
+def test_a_derived_stream_can_be_read_in_order_while_it_is_made(
+    session: Session, beamtime: str
+) -> None:
+    out = session.publish(beamtime, "lambda", "s", frames_per_chunk=4)
+    for number in range(FRAMES):
+        if number != 30:  # a hole in the source
+            out.write(np.full((3, 4), number, np.uint16), number=number)
+    out.flush()
+    stop = threading.Event()
+    worker = threading.Thread(
+        target=lambda: work(
+            worker_functions.odd_only, f"{beamtime}/lambda/s", out="odd", processes=2, stop=stop
+        )
+    )
+    worker.start()
+    try:
+
+        def begun() -> bool:
+            return any(s.name.detector == "odd" for s in session.streams(f"{beamtime}/*/*"))
+
+        assert wait_until(begun, timeout_s=LIMIT_S)
+        derived = session.stream(beamtime, "odd", "s")
+        frames = iter(derived.ordered(timeout_s=LIMIT_S))
+        # Neither stream has ended: the group's progress alone tells that nothing comes between.
+        assert [next(frames).number for _ in range(25)] == list(range(1, 51, 2))
+        assert derived.state == "open"
+        out.end()
+        assert [frame.number for frame in frames] == list(range(51, FRAMES, 2))
+    finally:
+        stop.set()
+        worker.join(LIMIT_S)
+
+
 def test_stages_chain(session: Session, beamtime: str, source: str) -> None:
     work(worker_functions.both, source, out="doubled")
     work(worker_functions.mean, f"{beamtime}/doubled/s", out="means")
