@@ -118,6 +118,7 @@ class Worker:
             group=self._job.group,
             member=f"{holder()}:{os.urandom(4).hex()}",
             code=version_of(function),
+            leads=self._slot == 0,
         )
         results.open()
         return results

@@ -44,13 +44,23 @@ class Results:
     """Publishes what the function returned, then settles the delivery; not thread-safe."""
 
     def __init__(
-        self, session: Session, source: Stream, *, detector: str, group: str, member: str, code: str
+        self,
+        session: Session,
+        source: Stream,
+        *,
+        detector: str,
+        group: str,
+        member: str,
+        code: str,
+        leads: bool = True,
     ) -> None:
         self._session = session
         self._source = source
         self._group = group
         self._code = code
         self._member = member
+        #: Whether it tells live readers how far the group is; one of a runner's processes is enough.
+        self._leads = leads
         self.name = StreamId(source.name.beamtime, detector, source.name.stream)
         self._skipped: list[Delivery] = []
         self._since_s = 0.0
@@ -73,9 +83,9 @@ class Results:
                     raise
                 threading.Event().wait(0.1)
         self._check_lineage()
-        self._floors = GroupFloors(
-            self._session.services, self._source, self._out, group=self._group
-        )
+        if self._leads:
+            services = self._session.services
+            self._floors = GroupFloors(services, self._source, self._out, group=self._group)
 
     def _publish(self) -> Publisher:
         return self._session.publish(
