@@ -729,7 +729,7 @@ def test_shared_is_left_to_the_session(make: Any) -> None:
 
     def shared(stream: Stream, **options: Any) -> Iterator[int]:
         calls.append((stream, options))
-        return iter([1])
+        return (number for number in [1])
 
     bench = make(shared=shared)
     assert list(bench.stream.shared(group="g", timeout_s=1, member="m")) == [1]
