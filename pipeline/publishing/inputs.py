@@ -51,7 +51,7 @@ def prepared(
 
 def _extents(shape: object) -> tuple[int, ...]:
     try:
-        extents = tuple(shape)  # type: ignore[arg-type]  # what is not iterable is refused
+        extents: tuple[Any, ...] = tuple(shape)  # type: ignore[arg-type]  # if it is not iterable
     except TypeError as error:
         raise InvalidFrameError("shape", f"is no tuple but {type(shape).__name__}") from error
     return tuple(integer("shape", extent) for extent in extents)

@@ -114,7 +114,8 @@ def _hold(
             raise StreamExistsError(claims.name_of(info.start), info.state)
         # Written under somebody else's claim: a group's, or the writer's that spooled.
         offsets = list(info.start.offsets)
-        return Held(claim=current, marks=offsets, ceils=[NO_CEIL] * len(offsets))
+        ceils = _ceils(services, info, module) if role.drains else [NO_CEIL] * len(offsets)
+        return Held(claim=current, marks=offsets, ceils=ceils)
     claim = claims.claim(
         services,
         info,
@@ -124,3 +125,12 @@ def _hold(
         takeover=claiming.takeover,
     )
     return claims.resume(services, info, claim)
+
+
+def _ceils(services: Services, info: StreamInfo, module: int) -> list[int]:
+    """Return what was sent to each partition, so that a drained spool's ceils do not fall."""
+    reader = services.log(info)
+    try:
+        return reader.progress(module, timeout_s=services.settings.kafka.timeout_s)[1]
+    finally:
+        reader.close()
