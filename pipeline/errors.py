@@ -19,6 +19,15 @@ class PipelineError(Exception):
 # -- bad input from a user ----------------------------------------------------------------------
 
 
+def of_ours(error: Exception) -> PipelineError:
+    """Return an error of ours for any error, so that one from a thread reaches who waits for it."""
+    if isinstance(error, PipelineError):
+        return error
+    found = PipelineError(f"unforeseen, please report it: {error!r:.500}")
+    found.__cause__ = error
+    return found
+
+
 class InvalidNameError(PipelineError, ValueError):
     """A beamtime, detector, stream or group name that cannot be used."""
 

@@ -6,7 +6,8 @@ import io
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +23,7 @@ from pipeline.errors import (
     InvalidArgumentError,
     InvalidFrameError,
     PipelineError,
+    SpoolError,
     WriterActiveError,
 )
 from pipeline.frame import AttributeValue, Buffer
@@ -34,7 +36,7 @@ from pipeline.publishing.opening import Claiming, Opened, needs_frame, open_stre
 from pipeline.publishing.packer import Packer
 from pipeline.publishing.sealing import PartWriter
 from pipeline.publishing.spooling import Spooling
-from pipeline.publishing.tally import Known, Tally
+from pipeline.publishing.tally import Known, Spooled, Tally
 from pipeline.publishing.window import Role
 from pipeline.records import ENDED_STATES, Attachment, Start, State, StreamInfo, UserMetadata
 from pipeline.services import Services
@@ -43,8 +45,12 @@ from pipeline.wire.columns import check_attributes
 log = logging.getLogger(__name__)
 #: How often marks, the spool and the manifest are looked after.
 _TICK_S = 0.05
+#: How long a broker that was away may take to answer before it is asked again.
+_ANSWERS_S = 0.5
 #: Drafts from the spool that are on their way at a time: bounded memory, and writers get a turn.
 _DRAIN_AT_ONCE = 16
+#: How often more of them are moved.
+_DRAIN_S = 0.01
 #: One for all frames without attributes; nobody changes it.
 _NO_ATTRIBUTES: dict[str, AttributeValue] = {}
 
@@ -91,6 +97,8 @@ class Publisher:
         self._role = role or Role()
         self._frame_nbytes = frame_nbytes
         self._lock = threading.RLock()
+        #: Held by ``write`` throughout; the lock is given up while it waits for room.
+        self._turn = threading.Lock()
         self._closed = False
         self._next = 0
         self._known = Known()
@@ -98,10 +106,17 @@ class Publisher:
         self._layouts = LayoutChecks()
         self._spooling = Spooling(settings, self.stream, start, sync=settings.durability == "disk")
         self._packer = Packer(
-            self.stream, settings, self._spooling, self._tally, check=self._check_open
+            self.stream,
+            settings,
+            self._spooling,
+            self._tally,
+            check=self._check_open,
+            unlocked=self._unlocked,
         )
         self._clock = Clock(self._tick, name=f"publisher {self.stream.stream}")
         self._parts: PartWriter | None = None
+        #: When the clock has to look at more than the open draft.
+        self._rounds_s = 0.0
 
     # -- opening --------------------------------------------------------------------------------
 
@@ -114,16 +129,20 @@ class Publisher:
 
         Raises BrokerUnavailableError, TopicMissingError, StreamExistsError, WriterActiveError.
         """
+        self._open_or_spool(later=True)
+        self._clock.start()
+
+    def _open_or_spool(self, *, later: bool = False) -> None:
         try:
-            claims.ensure_topics(self._services, self.stream)
-            if not needs_frame(self._services, self._start, self._frame_nbytes):
+            if later:
+                claims.ensure_topics(self._services, self.stream)
+            if not (later and needs_frame(self._services, self._start, self._frame_nbytes)):
                 self._open_now()
         except PipelineError as error:
             if not self._spools(error):
                 raise
             log.warning("%s: spooling until this passes: %s", self.stream, error)
             self._spooling.begin()
-        self._clock.start()
 
     def _spools(self, error: PipelineError) -> bool:
         passes = error.retriable and not isinstance(error, WriterActiveError)
@@ -147,8 +166,13 @@ class Publisher:
         self._packer.adopt(opened)
         if self._role.owns:
             self._parts = PartWriter(self._services, opened, self._settings.durability)
-        self._spooling.adopt_left_behind()
+        self._spooling.opened(self._start)
+        self._next = max(self._next, self._spooling.adopt_left_behind(self._is_other) + 1)
         return opened
+
+    def _is_other(self, stream_key: bytes) -> bool:
+        found = self._services.catalogue(self.stream.beamtime).state.by_key(stream_key)
+        return found is not None and found.start.stream_key != self._start.stream_key
 
     # -- writing --------------------------------------------------------------------------------
 
@@ -192,11 +216,11 @@ class Publisher:
         WriterSupersededError
             Another writer took over.
         SpoolError
-            The spool is full; the frames of the last few milliseconds were not taken.
+            The spool is full or cannot be written; this frame was not taken.
         """
         payload, header = prepared(data, encoding, shape, dtype)
         checked = dict(check_attributes(attributes)) if attributes else _NO_ATTRIBUTES
-        with self._lock:
+        with self._turn, self._lock:
             self._check_open()
             layout = self._layout(header, module)
             chosen = self._next if number is None else integer("number", number)
@@ -213,7 +237,7 @@ class Publisher:
             )
             if self._packer.opened is None and not self._spooling.active:
                 self._frame_nbytes = max(1, len(payload))
-                self._open_now()
+                self._open_or_spool()
             if self._is_repeated(layout[3], chosen, payload, digest, token):
                 return
             fresh = self._packer.draft is None
@@ -231,13 +255,21 @@ class Publisher:
             if fresh and self._packer.draft is not None:
                 self._clock.wake()  # a linger has begun
 
+    @contextmanager
+    def _unlocked(self) -> Iterator[None]:
+        self._lock.release()
+        try:
+            yield
+        finally:
+            self._lock.acquire()
+
     def _layout(self, header: tuple[tuple[int, ...], str, str], module: int | None) -> Layout:
         if module is None:
             if len(self._modules) > 1:
                 raise InvalidFrameError("module", f"must be one of {list(self._modules)}")
             module = self._modules[0]
-        elif module not in self._modules:
-            raise InvalidFrameError("module", f"{module!r} is not one of {list(self._modules)}")
+        elif (module := integer("module", module)) not in self._modules:
+            raise InvalidFrameError("module", f"is not one of {list(self._modules)}")
         return (*header, module)
 
     def _is_repeated(
@@ -265,38 +297,75 @@ class Publisher:
 
     def _tick(self) -> float:
         """Do what is due; return how many seconds until something may be due again."""
+        # Asked without the lock: while the broker is away, ``write`` must not wait for it.
+        reachable = not self._opens_later() or self._services.admin.answers(_ANSWERS_S)
         with self._lock:
             if self._closed:
                 return 1.0
             left_s = self._packer.lingering_s()
-            if left_s is not None and left_s > 0:
+            if left_s is not None and left_s > 0 and time.monotonic() < self._rounds_s:
                 return left_s
-            self._packer.dispatch()
+            # Else a source that always has a young draft would keep all the rest from its turn.
+            every_s = _DRAIN_S if self._spooling.active else _TICK_S
+            self._rounds_s = time.monotonic() + every_s
+            if left_s is not None and left_s <= 0:
+                self._dispatch_late()
             self._spooling.published(self._tally.take_published())
-            if self._spooling.active:
+            if self._spooling.active and reachable:
                 self._drain_some()
-                return _TICK_S
             opened = self._packer.opened
+            left_s = self._packer.lingering_s()
         if opened is not None and self._role.owns and opened.window.failure is None:
             ending.send_idle_marks(self._services, opened)
         if self._parts is not None:
             self._parts.look()
-        return _TICK_S
+        try:
+            self._tell_damaged()
+        except PipelineError as error:
+            if not error.retriable:
+                raise
+        pause_s = _DRAIN_S if self._spooling.active and reachable else _TICK_S
+        return pause_s if left_s is None else min(pause_s, max(0.001, left_s))
+
+    def _tell_damaged(self) -> None:
+        """Name files of the spool that could not be read in the account."""
+        while self._spooling.damaged:
+            self.quarantine(*self._spooling.damaged[0])
+            del self._spooling.damaged[0]
+
+    def _dispatch_late(self) -> bool:
+        """Send the open draft; one that a full spool does not take stays, ``write`` tells of it."""
+        try:
+            self._packer.dispatch()
+        except SpoolError as error:
+            log.debug("%s", error)
+            return False
+        return True
+
+    def _opens_later(self) -> bool:
+        return self._spooling.active and self._packer.opened is None
 
     def _drain_some(self) -> None:
         """Move what was spooled to the window, in order, as far as it takes it at once."""
         try:
             opened = self._packer.opened or self._open_now()
+        except WriterActiveError as error:
+            if error.holder != claims.holder():
+                raise
+            return  # a claim of ours whose acknowledgement we did not live to see
         except PipelineError as error:
-            if not error.retriable or isinstance(error, WriterActiveError):
+            if not error.retriable:
                 raise
             return
         while opened.window.failure is None and opened.window.in_flight < _DRAIN_AT_ONCE:
             draft = self._spooling.next()
-            if draft is None:
+            if draft is not None:
+                self._packer.admit(draft)
+            elif not self._dispatch_late():
+                return
+            elif not self._spooling.waiting:
                 self._spooling.finish()
                 return
-            self._packer.admit(draft)
 
     # -- what became of it ----------------------------------------------------------------------
 
@@ -434,6 +503,7 @@ class Publisher:
             raise InvalidArgumentError("expected", f"{expected} is negative")
         opened = self._opened()
         self.flush(timeout_s)
+        self._tell_damaged()
         self._shut()
         ending.end_held(
             self._services,
@@ -458,9 +528,17 @@ class Publisher:
         finally:
             self._shut()
 
+    def _rescue_or_tell(self) -> None:
+        try:
+            self._rescue()
+        except SpoolError:
+            log.exception("%s: frames that were not published are lost", self.stream)
+
     def _rescue(self) -> None:
         """Put what could not be published into the spool, for a later writer to find."""
-        if not self._spooling.possible:
+        failure = self._packer.opened.window.failure if self._packer.opened is not None else None
+        superseded = failure is not None and not failure.retriable
+        if self._closed or superseded or not self._spooling.possible:
             return
         with self._lock:
             if not self._spooling.active:
@@ -468,6 +546,8 @@ class Publisher:
             self._packer.dispatch()
             opened = self._packer.opened
             for draft in opened.window.drafts() if opened is not None else []:
+                if isinstance(draft.tokens[-1], Spooled):
+                    continue  # its file is still there
                 self._spooling.put(draft, epoch=opened.epoch(draft.layout[3]) if opened else 0)
 
     def _shut(self) -> None:
@@ -508,4 +588,5 @@ class Publisher:
                 raise
             log.exception("%s could not be ended", self.stream)
         finally:
+            self._rescue_or_tell()
             self.abandon()

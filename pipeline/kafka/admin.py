@@ -57,6 +57,14 @@ class Admin:
         except TimeoutError as error:
             raise self._watch.error("no answer in time") from error
 
+    def answers(self, timeout_s: float) -> bool:
+        """Whether some broker answers in so short a time."""
+        try:
+            self.client.list_topics(timeout=timeout_s)
+        except KafkaException:
+            return False
+        return True
+
     def topics(self) -> dict[str, int]:
         """Return the names of all topics with their number of partitions."""
         client = self.client

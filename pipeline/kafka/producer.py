@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from confluent_kafka import KafkaError, Message
+from confluent_kafka import KafkaError, KafkaException, Message
 
 from pipeline.config import KafkaSettings
-from pipeline.errors import BrokerUnavailableError, PipelineError, TopicMissingError
+from pipeline.errors import (
+    BrokerUnavailableError,
+    InvalidArgumentError,
+    PipelineError,
+    TopicMissingError,
+)
 from pipeline.kafka.client import make_producer
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +67,12 @@ class LogProducer:
             except BufferError:  # its queue is full: the serving thread makes room
                 if self._stop.wait(0.005):
                     raise
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE:
+                    raise self._watch.error(error) from error
+                nbytes = len(value or b"")
+                problem = f"{nbytes} bytes are too many for {topic}: 900 kB is the limit"
+                raise InvalidArgumentError("record", problem) from error
 
     def append_wait(
         self, topic: str, partition: int, key: bytes, value: bytes | None, timeout_s: float
@@ -111,7 +125,10 @@ class LogProducer:
 
     def _serve(self) -> None:
         while not self._stop.is_set():
-            self._producer.poll(0.2)
+            try:
+                self._producer.poll(0.2)
+            except Exception:  # from a callback: the other records' must go on
+                log.exception("a record's callback failed")
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Stop; what is still queued after ``timeout_s`` is dropped and reported as an error."""

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, of_ours
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +36,9 @@ class Clock:
         while not self._stop.is_set():
             try:
                 pause_s = self._tick()
-            except PipelineError as error:
-                self.failure = error
-                log.error("publishing stopped: %s", error)
+            except Exception as error:  # noqa: BLE001 -- told to the owner
+                self.failure = of_ours(error)
+                log.error("publishing stopped: %s", self.failure)
                 return
             self._wake.wait(pause_s)
             self._wake.clear()

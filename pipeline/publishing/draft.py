@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import queue
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,8 +19,9 @@ from pipeline.wire.columns import pack, unpack_row
 
 Buffer1D = npt.NDArray[np.uint8]
 Layout = tuple[tuple[int, ...], str, str, int]  # shape, dtype, encoding, module
-#: A record may hold 900 kB; past this many bytes of columns a draft is closed.
-MAX_RECORD_NBYTES = 900_000
+#: A record may hold 900 kB; past this many bytes of columns a draft is closed. The rest is for
+#: payloads inside the record and for what the attributes of the last frame may take.
+MAX_COLUMNS_NBYTES = 750_000
 _ROW_NBYTES = 36
 #: Guards the counts of drafts that share a buffer.
 _SHARES = threading.Lock()
@@ -38,26 +38,48 @@ def digest_of(
 
 
 class BufferPool:
-    """A bounded set of equal buffers, re-used: the publisher's memory, and its back-pressure."""
+    """A bounded set of equal buffers, re-used: the publisher's memory, and its back-pressure.
+
+    A frame larger than a buffer gets one of its own and counts as so many buffers as it is large,
+    at most as all of them: then it is alone.
+    """
 
     def __init__(self, count: int, nbytes: int) -> None:
         self.nbytes = nbytes
-        self._free: queue.LifoQueue[Buffer1D | None] = queue.LifoQueue()
-        for _ in range(count):
-            self._free.put(None)  # made when first needed
+        self._count = count
+        self._left = count
+        self._spare: list[Buffer1D] = []
+        self._changed = threading.Condition()
 
-    def acquire(self, timeout_s: float) -> Buffer1D | None:
-        """Return a buffer, or None if none became free in time."""
-        try:
-            found = self._free.get(timeout=timeout_s) if timeout_s else self._free.get_nowait()
-        except queue.Empty:
-            return None
-        return np.empty(self.nbytes, np.uint8) if found is None else found
+    def _slots(self, nbytes: int) -> int:
+        return min(self._count, max(1, -(-nbytes // self.nbytes)))
+
+    def wait(self, timeout_s: float, nbytes: int) -> None:
+        """Wait until there seems to be room."""
+        slots = self._slots(nbytes)
+        with self._changed:
+            self._changed.wait_for(lambda: self._left >= slots, timeout_s)
+
+    def acquire(self, nbytes: int) -> Buffer1D | None:
+        """Return a buffer of at least ``nbytes``, or None if there is no room."""
+        slots = self._slots(nbytes)
+        with self._changed:
+            if self._left < slots:
+                return None
+            self._left -= slots
+            if nbytes <= self.nbytes and self._spare:
+                return self._spare.pop()
+            # Unused buffers must not add to what a large frame takes.
+            del self._spare[self._left :]
+        return np.empty(max(nbytes, self.nbytes), np.uint8)
 
     def release(self, buffer: Buffer1D) -> None:
         """Give a buffer back."""
-        # One larger than usual was made for one large frame and is not worth keeping.
-        self._free.put(buffer if len(buffer) == self.nbytes else None)
+        with self._changed:
+            self._left += self._slots(len(buffer))
+            if len(buffer) == self.nbytes:
+                self._spare.append(buffer)
+            self._changed.notify()
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -94,7 +116,7 @@ class Draft:
             layout == self.layout
             and number > self.numbers[-1]
             and self.used + nbytes <= len(self.buffer)
-            and record < MAX_RECORD_NBYTES
+            and record < MAX_COLUMNS_NBYTES
         )
 
     def add(

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.config import PublishSettings
-from pipeline.errors import QueueFullError
+from pipeline.errors import QueueFullError, SpoolError
 from pipeline.frame import AttributeValue
 from pipeline.naming import StreamId
 from pipeline.publishing.draft import BufferPool, Draft, Layout
 from pipeline.publishing.opening import Opened
 from pipeline.publishing.spooling import Spooling
 from pipeline.publishing.tally import Tally
+from pipeline.wire.columns import most_nbytes
 
 log = logging.getLogger(__name__)
 #: Weight of the newest interval in the average that tells slow sources from fast ones.
 _SMOOTHING = 0.2
-#: Bytes a column value may take, for the limit of a record.
-_VALUE_NBYTES = 24
 
 
 class Packer:
@@ -41,12 +42,14 @@ class Packer:
         tally: Tally,
         *,
         check: Callable[[], None],
+        unlocked: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._name = name
         self._settings = settings
         self._spooling = spooling
         self._tally = tally
         self._check = check
+        self._unlocked = unlocked
         nbytes = max(1, settings.segment_nbytes)
         self._pool = BufferPool(max(2, settings.queue_nbytes // nbytes), nbytes)
         self._interval_s = 1.0
@@ -81,11 +84,11 @@ class Packer:
         now = time.monotonic()
         self._interval_s += _SMOOTHING * (now - self._last_s - self._interval_s)
         self._last_s = now
-        attribute_nbytes = _VALUE_NBYTES * len(attributes)
+        attribute_nbytes = most_nbytes(attributes) if attributes else 0
         draft = self.draft
         if draft is not None and not (
             draft.takes(layout, number, len(payload), attribute_nbytes)
-            and draft.numbers[-1] // self._frames_per_chunk == number // self._frames_per_chunk
+            and self._same_chunk(draft.numbers[-1], number)
         ):
             self.dispatch()
             draft = None
@@ -101,27 +104,34 @@ class Packer:
         )
         draft.attribute_nbytes += attribute_nbytes
         if self._interval_s > self._settings.linger_s / 2 or draft.used >= len(draft.buffer):
-            self.dispatch()
+            with contextlib.suppress(SpoolError):  # this frame was taken: the next one is told
+                self.dispatch()
         return checksum
 
+    def _same_chunk(self, a: int, b: int) -> bool:
+        # What goes to the spool is cut when it comes back: fewer files, and it catches up sooner.
+        return a // self._frames_per_chunk == b // self._frames_per_chunk or self._spooling.active
+
     def _begin(self, layout: Layout, number: int, nbytes: int) -> Draft:
-        buffer = self._buffer()
-        if nbytes > len(buffer):  # one frame larger than a segment gets a buffer of its own
-            self._give_back(buffer)
-            buffer = np.empty(nbytes, np.uint8)
+        buffer = self._buffer(nbytes)
         self.draft = Draft(layout=layout, buffer=buffer, opened_s=time.monotonic())
         if (opened := self.direct) is not None:
             self._ticket = opened.window.open(layout[3], number)
         return self.draft
 
-    def _buffer(self) -> npt.NDArray[np.uint8]:
-        """Wait for room: refuse, spool or block when there is none, as the settings say."""
-        if self._spooling.active:
-            return self._spooling.buffer(self._pool.nbytes)
+    def _buffer(self, nbytes: int) -> npt.NDArray[np.uint8]:
+        """Wait for room: refuse, spool or block when there is none, as the settings say.
+
+        The lock is given up while it waits, so that marks go on and ``flush`` and ``close`` of
+        another thread keep their limits; no other frame gets in between.
+        """
         refuse = self._settings.when_full == "refuse"
         began_s, complain_s = time.monotonic(), 10.0
-        while (buffer := self._pool.acquire(0.0 if refuse else 0.1)) is None:
-            self._check()
+        while True:
+            if self._spooling.active:
+                return self._spooling.buffer(max(nbytes, self._pool.nbytes))
+            if (buffer := self._pool.acquire(nbytes)) is not None:
+                return buffer
             waited_s = time.monotonic() - began_s
             if refuse:
                 self._tally.refused += 1
@@ -129,27 +139,34 @@ class Packer:
             if self._spooling.possible and waited_s > self._settings.spool_after_s:
                 log.warning("%s: nothing moves, spooling: %s", self._name, self._trouble())
                 self._spooling.begin()
-                return self._spooling.buffer(self._pool.nbytes)
+                continue
             if waited_s > complain_s:
                 log.warning("%s: waiting for %.0f s: %s", self._name, waited_s, self._trouble())
                 complain_s *= 2
-        return buffer
+            with self._unlocked():
+                self._pool.wait(0.1, nbytes)
+            self._check()
 
     def _trouble(self) -> str:
         trouble = self.opened.window.trouble if self.opened is not None else ""
         return trouble or "the broker does not acknowledge"
 
     def dispatch(self) -> None:
-        """Send the open draft on its way, if there is one."""
-        draft, self.draft = self.draft, None
+        """Send the open draft on its way, if there is one.
+
+        Raises SpoolError when the spool does not take it; then it stays open, and full.
+        """
+        draft = self.draft
         if draft is None:
             return
         if (opened := self.direct) is not None:
+            self.draft = None
             opened.window.submit(draft, self._ticket)
             return
         module = draft.layout[3]
         epoch = self.opened.epoch(module) if self.opened is not None else 0
         self._spooling.put(draft, epoch=epoch)
+        self.draft = None
         self.release(draft)
 
     def admit(self, draft: Draft) -> None:

@@ -2,7 +2,9 @@
 
 One folder per writer: ``<spool>/<beamtime>/<detector>/<stream>/<nonce>/``.  Each file is one draft:
 the length of its record (8 bytes, little-endian), the record, the payload.  Files are written under
-a temporary name and renamed, so that a crash leaves whole ones only.
+a temporary name and renamed, so that a crash leaves whole ones only.  Who writes or drains a folder
+holds a lock on its facts; the kernel frees it at the holder's death.  (The process id would not
+tell: in a container every run has the same one.)
 """
 
 from __future__ import annotations
@@ -14,7 +16,12 @@ import os
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+try:
+    import fcntl
+except ImportError:  # Windows: there the process id has to do
+    fcntl = None  # type: ignore[assignment]
 
 from pipeline.errors import SpoolError, WireError
 from pipeline.naming import StreamId, escape, new_nonce, unescape
@@ -27,6 +34,10 @@ _SUFFIX = ".segment"
 _FACTS = "stream.json"
 
 
+class DamagedDraftError(SpoolError):
+    """A file in the spool does not hold what was written."""
+
+
 class SpoolFolder:
     """What one writer of one stream has spooled; one thread writes, one reads.
 
@@ -37,6 +48,7 @@ class SpoolFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._next = 0
+        self._held: IO[str] | None = None
         files = self.files()
         self.nbytes = sum(file.stat().st_size for file in files)
         if files:
@@ -49,10 +61,55 @@ class SpoolFolder:
         path = root.joinpath(*parts, f"{os.getpid()}-{new_nonce()}")
         try:
             path.mkdir(parents=True)
-            (path / _FACTS).write_text(json.dumps(dict(facts)))
+            folder = cls(path)
+            folder.describe(facts)
         except OSError as error:
             raise SpoolError(f"spool {path} cannot be made: {error.strerror}") from error
-        return cls(path)
+        return folder
+
+    def describe(self, facts: Mapping[str, Any]) -> None:
+        """Write the facts, and hold the folder by them."""
+        partial = self.path / f"{_FACTS}.part"
+        file = partial.open("w")
+        try:
+            _lock(file)  # before others can see it
+            file.write(json.dumps(dict(facts)))
+            file.flush()
+            partial.rename(self.path / _FACTS)
+        except OSError:
+            file.close()
+            raise
+        self.release()
+        self._held = file
+
+    def hold(self) -> bool:
+        """Keep other writers from the folder; False if one holds it already."""
+        if self._held is None:
+            try:
+                file = (self.path / _FACTS).open("r+")
+            except OSError:  # another one drained and removed it
+                return False
+            if not _lock(file):
+                file.close()
+                return False
+            self._held = file
+        return True
+
+    def release(self) -> None:
+        """Leave the folder to others; may be called twice."""
+        if self._held is not None:
+            self._held.close()
+            self._held = None
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether nobody holds it."""
+        if fcntl is None:
+            return self.pid != os.getpid() and not _alive(self.pid)
+        if self._held is not None or not self.hold():
+            return False
+        self.release()
+        return True
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -62,6 +119,14 @@ class SpoolFolder:
             return found
         except (OSError, ValueError) as error:
             raise SpoolError(f"spool {self.path}: {_FACTS} cannot be read ({error})") from error
+
+    @property
+    def stream_key(self) -> bytes:
+        """The id of its stream, as its writer knew it; raises SpoolError if that is damaged."""
+        try:
+            return bytes.fromhex(self.facts["start"]["stream_key"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise SpoolError(f"spool {self.path}: {_FACTS} is damaged ({error!r})") from error
 
     @property
     def name(self) -> StreamId:
@@ -110,17 +175,36 @@ class SpoolFolder:
         return target
 
     def read(self, file: Path) -> Draft:
-        """Return one draft as it was put."""
+        """Return one draft as it was put; raises DamagedDraftError if it is not as it was put."""
         try:
             data = memoryview(file.read_bytes())
-            (length,) = _LENGTH.unpack_from(data)
-            record = codec.decode(bytes(data[8 : 8 + length]), where=str(file))
-        except (OSError, struct.error, WireError) as error:
+        except OSError as error:
             raise SpoolError(f"spool file {file} cannot be read: {error}") from error
-        payload = data[8 + length :]
-        if not isinstance(record, Segment) or int(record.lengths.sum()) != len(payload):
-            raise SpoolError(f"spool file {file} is not whole")
+        record, begin = _record(data, file)
+        payload = data[begin:]
+        if int(record.lengths.sum()) != len(payload):
+            raise DamagedDraftError(f"spool file {file} is not whole")
         return draft_of(record, payload)
+
+    def numbers(self, file: Path) -> list[int]:
+        """Return the frame numbers of one draft, empty if it is damaged."""
+        try:
+            with file.open("rb") as opened:
+                head = opened.read(_LENGTH.size)
+                (length,) = _LENGTH.unpack(head)
+                body = opened.read(min(length, file.stat().st_size))
+            numbers: list[int] = _record(memoryview(head + body), file)[0].numbers.tolist()
+        except (OSError, struct.error, DamagedDraftError):
+            return []
+        return numbers
+
+    def set_aside(self, file: Path) -> Path:
+        """Keep a damaged file out of the way of the others; return its new name."""
+        aside = file.with_suffix(".damaged")
+        with contextlib.suppress(OSError):
+            self.nbytes -= file.stat().st_size
+            file.rename(aside)
+        return aside
 
     def done(self, file: Path) -> None:
         """Remove a draft that has been acknowledged."""
@@ -131,11 +215,34 @@ class SpoolFolder:
     def remove(self) -> None:
         """Remove the folder if it holds no drafts any more, and empty folders above it."""
         if self.files():
+            self.release()
             return
         with contextlib.suppress(OSError):
             (self.path / _FACTS).unlink(missing_ok=True)
             for folder in (self.path, *self.path.parents[:3]):
                 folder.rmdir()
+        self.release()
+
+
+def _record(data: memoryview, file: Path) -> tuple[Segment, int]:
+    """Return the record at the beginning of a file's content, and where the payload begins."""
+    try:
+        (length,) = _LENGTH.unpack_from(data)
+        record = codec.decode(bytes(data[8 : 8 + length]), where=str(file))
+    except (struct.error, WireError, OverflowError) as error:
+        raise DamagedDraftError(f"spool file {file} is damaged: {error}") from error
+    if not isinstance(record, Segment):
+        raise DamagedDraftError(f"spool file {file} is damaged: it holds no frames")
+    return record, 8 + int(length)
+
+
+def _lock(file: IO[str]) -> bool:
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 def left_behind(root: Path, name: StreamId | None = None) -> Iterator[SpoolFolder]:
@@ -144,7 +251,7 @@ def left_behind(root: Path, name: StreamId | None = None) -> Iterator[SpoolFolde
     pattern = "/".join(part if name is None else escape(part) for part in parts)
     for facts in sorted(root.glob(f"{pattern}/*/{_FACTS}")):
         folder = SpoolFolder(facts.parent)
-        if folder.pid != os.getpid() and not _alive(folder.pid):
+        if folder.is_abandoned:
             yield folder
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,16 @@ from pipeline.config import PublishSettings
 from pipeline.errors import SpoolError
 from pipeline.naming import StreamId
 from pipeline.publishing.draft import Draft
-from pipeline.publishing.spool import SpoolFolder, left_behind
+from pipeline.publishing.spool import DamagedDraftError, SpoolFolder, left_behind
 from pipeline.publishing.tally import Spooled
 from pipeline.records import Start
 from pipeline.wire.codec import to_plain
 
 log = logging.getLogger(__name__)
+
+
+def _facts(start: Start) -> dict[str, Any]:
+    return {"start": {**to_plain(start), "stream_key": start.stream_key.hex()}}
 
 
 class Spooling:
@@ -46,6 +50,8 @@ class Spooling:
         self._ended = threading.Event()
         self.active = False
         self.frames = 0
+        #: Files that could not be published, and why.
+        self.damaged: list[tuple[str, str]] = []
 
     @property
     def possible(self) -> bool:
@@ -60,14 +66,23 @@ class Spooling:
     def begin(self) -> None:
         """Start spooling. Raises SpoolError if the folder cannot be made."""
         if self._folder is None:
-            facts = {"start": {**to_plain(self._start), "stream_key": self._start.stream_key.hex()}}
-            self._folder = SpoolFolder.create(Path(self._settings.spool), self._name, facts)
+            root = Path(self._settings.spool)
+            self._folder = SpoolFolder.create(root, self._name, _facts(self._start))
         self._ended.clear()
         self.active = True
 
+    def opened(self, start: Start) -> None:
+        """Note the stream as it stands in the catalogue, in a folder that exists already, too."""
+        self._start = start
+        if self._folder is not None:
+            try:
+                self._folder.describe(_facts(start))
+            except OSError as error:
+                raise SpoolError(f"spool {self._folder.path}: {error.strerror}") from error
+
     def buffer(self, nbytes: int) -> npt.NDArray[np.uint8]:
         """Return the buffer that drafts on their way to disk use, one at a time."""
-        if self._buffer is None:
+        if self._buffer is None or len(self._buffer) < nbytes:
             self._buffer = np.empty(nbytes, np.uint8)
         return self._buffer
 
@@ -92,28 +107,52 @@ class Spooling:
         self._files.append((self._folder, path, draft.tokens))
         self.frames += len(draft)
 
-    def adopt_left_behind(self) -> bool:
-        """Take over what dead writers of this stream left; True if there was anything."""
+    def adopt_left_behind(self, is_other: Callable[[bytes], bool]) -> int:
+        """Take over what dead writers of this stream left; return the highest number among it.
+
+        ``is_other`` tells whether a stream's id is that of another stream, which had this name
+        before it was deleted: its frames do not belong here.
+        """
+        highest = -1
         if not self.possible:
-            return False
+            return highest
         for folder in left_behind(Path(self._settings.spool), self._name):
+            if is_other(folder.stream_key):
+                log.warning("spool %s is of a deleted stream and stays", folder.path)
+                continue
+            if not folder.hold():
+                continue  # another writer was faster
             self._left.append(folder)
             for path in folder.files():
-                self._files.append((folder, path, []))
-                self.frames += 1
+                numbers = folder.numbers(path)
+                highest = max(highest, *numbers) if numbers else highest
+                self._files.append((folder, path, [None] * len(numbers)))
+                self.frames += len(numbers)
         if self._files and not self.active:
             log.info("%s: publishing %d drafts left in the spool", self._name, len(self._files))
             self.begin()  # frames written meanwhile go behind what was left
-        return bool(self._files)
+        return highest
 
     def next(self) -> Draft | None:
         """Return the oldest draft on disk; its file stays until its last frame is confirmed."""
-        if not self._files:
-            return None
-        folder, path, tokens = self._files.popleft()
-        draft = folder.read(path)
-        self.frames = max(0, self.frames - (len(tokens) or 1))
-        if tokens:
+        while True:
+            if not self._files:
+                return None
+            folder, path, tokens = self._files.popleft()
+            self.frames -= len(tokens)
+            try:
+                draft = folder.read(path)
+                break
+            except DamagedDraftError as error:
+                # It must not keep the others from being published; the account will name it.
+                aside = folder.set_aside(path)
+                log.error("%s: kept as %s", error, aside)
+                self.damaged.append((str(aside), str(error)))
+            except SpoolError:
+                self._files.appendleft((folder, path, tokens))
+                self.frames += len(tokens)
+                raise
+        if len(tokens) == len(draft):
             draft.tokens = list(tokens)
         draft.tokens[-1] = Spooled(path, draft.tokens[-1])
         draft.epoch = draft.epoch or None  # 0: taken before the stream could be opened

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from pipeline.config import PublishSettings
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, of_ours
 from pipeline.kafka.producer import Acknowledged
 from pipeline.naming import record_key, segment_key
 from pipeline.publishing.claims import Held, name_of, superseded
@@ -44,6 +44,7 @@ class Entry:
     draft: Draft
     segment: Segment | None = None
     uploaded: bool = False
+    acknowledged: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,18 +159,25 @@ class Window:
         return len(self._unconfirmed)
 
     def wait_empty(self, timeout_s: float | None) -> bool:
-        """Wait until all is confirmed; False if it did not happen in time or the window failed."""
+        """Wait until all so far is confirmed; False when that failed or took too long."""
         with self.changed:
-            self.changed.wait_for(
-                lambda: self.failure is not None or not (self._unconfirmed or self._echoes),
-                timeout_s,
-            )
-            return not self._unconfirmed and not self._echoes
+            last = self._ticket  # what others submit meanwhile is not waited for
+
+            def is_empty() -> bool:
+                echoed = not self._echoes or self._echoes[0][0] > last
+                return echoed and min(self._unconfirmed, default=last + 1) > last
+
+            self.changed.wait_for(lambda: self.failure is not None or is_empty(), timeout_s)
+            return is_empty()
 
     def drafts(self) -> list[Draft]:
-        """Return what is not confirmed yet, for a spool that takes over at the last moment."""
+        """Return what is not on the topic yet, for a spool that takes over at the last moment.
+
+        The buffers of acknowledged ones may hold other frames by now.
+        """
         with self.changed:
-            return [self._unconfirmed[ticket].draft for ticket in sorted(self._unconfirmed)]
+            entries = [self._unconfirmed[ticket] for ticket in sorted(self._unconfirmed)]
+            return [entry.draft for entry in entries if not entry.acknowledged]
 
     # -- store ----------------------------------------------------------------------------------
 
@@ -177,14 +185,14 @@ class Window:
         while (entry := self._uploads.get()) is not None:
             try:
                 entry.segment = self._stored(entry)
-            except PipelineError as error:
-                self._fail(error)
+                if entry.segment is None:  # stopped while the store was away
+                    return
+                with self.changed:
+                    entry.uploaded = True
+                    self._announce()
+            except Exception as error:  # noqa: BLE001 -- a thread that died in silence would stop everything
+                self._fail(of_ours(error))
                 return
-            if entry.segment is None:  # stopped while the store was away
-                return
-            with self.changed:
-                entry.uploaded = True
-                self._announce()
 
     def _stored(self, entry: Entry) -> Segment | None:
         """Write the payload; return the record without floor and ceil, None when stopped."""
@@ -261,6 +269,7 @@ class Window:
             return
         with self.changed:
             self.progress[entry.draft.layout[3]].acknowledged(entry.ticket)
+            entry.acknowledged = True
             self._acked.append(entry)
             self.changed.notify_all()
         self._on_released(entry.draft)
@@ -295,11 +304,12 @@ class Window:
 
     def _look(self) -> bool:
         """Look at the catalogue until it answers; False when stopped or superseded."""
-        catalogue = self._services.catalogue(self._info.start.beamtime)
         while not self._stopped():
             try:
+                catalogue = self._services.catalogue(self._info.start.beamtime)
                 info = catalogue.look().by_key(self._info.start.stream_key)
-            except PipelineError as error:
+            except Exception as found:  # noqa: BLE001 -- told to the writer
+                error = of_ours(found)
                 if not error.retriable:
                     self._fail(error)
                     return False

@@ -7,6 +7,7 @@ microsecond a frame to write and to read, and a filter over it is one numpy expr
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -82,6 +83,29 @@ def _value_nbytes(value: AttributeValue) -> int:
     if isinstance(value, (int, float)) or value is None:
         return 8
     return len(value.encode()) if isinstance(value, str) else len(json.dumps(value))
+
+
+def most_nbytes(attributes: Mapping[str, AttributeValue]) -> int:
+    """Return what checked attributes take in a record at most, in columns or as JSON."""
+    total = 0
+    for name, value in attributes.items():
+        total += _name_nbytes(name)
+        if isinstance(value, str):
+            total += _text_nbytes(value)
+        elif isinstance(value, (list, dict)):
+            total += len(json.dumps(value))
+    return total
+
+
+@functools.lru_cache(4096)
+def _name_nbytes(name: str) -> int:
+    """Return what a name takes at most, and a number with it: 24 digits and the punctuation."""
+    return 30 + _text_nbytes(name)
+
+
+def _text_nbytes(text: str) -> int:
+    # JSON escapes quotes, control characters and what is not ASCII (12 bytes where UTF-16 has two).
+    return len(text) * (2 if text.isascii() and text.isprintable() else 12)
 
 
 def pack(rows: Sequence[Mapping[str, AttributeValue]]) -> tuple[tuple[Column, ...], list[str]]:
