@@ -27,6 +27,23 @@ _DENIED = frozenset(
         KafkaError.CLUSTER_AUTHORIZATION_FAILED,
     }
 )
+#: The broker has answered, and the same call will get the same answer.
+_REFUSED = frozenset(
+    {
+        KafkaError.TOPIC_EXCEPTION,
+        KafkaError.INVALID_PARTITIONS,
+        KafkaError.INVALID_REPLICATION_FACTOR,
+        KafkaError.INVALID_CONFIG,
+        KafkaError.INVALID_REQUEST,
+        KafkaError.POLICY_VIOLATION,
+        KafkaError.UNSUPPORTED_VERSION,
+        KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.RECORD_LIST_TOO_LARGE,
+        KafkaError.INVALID_RECORD,
+        KafkaError.OFFSET_OUT_OF_RANGE,
+        KafkaError.NON_EMPTY_GROUP,
+    }
+)
 
 
 class Watch:
@@ -49,7 +66,7 @@ class Watch:
         if self.denied is not None:
             return BrokerDeniedError(self.settings.bootstrap, self.denied.str())
         if isinstance(found, KafkaError):
-            if found.code() in _DENIED:
+            if found.code() in _DENIED | _REFUSED:
                 return BrokerDeniedError(self.settings.bootstrap, found.str())
             detail = found.str() if self.last is None else f"{found.str()} ({self.last.str()})"
             return BrokerUnavailableError(self.settings.bootstrap, detail)

@@ -7,8 +7,9 @@ import logging
 import threading
 import time
 import urllib.request
+from http.client import HTTPException
 
-from confluent_kafka import OFFSET_BEGINNING, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, TopicPartition
 
 from pipeline.config import KafkaSettings
 from pipeline.errors import PipelineError, WireError
@@ -19,6 +20,15 @@ from pipeline.naming import Names
 from pipeline.wire.schemas import make_schema, shipped
 
 log = logging.getLogger(__name__)
+#: The end of the topic, or there is no such topic.
+_AT_END = frozenset(
+    {
+        KafkaError._PARTITION_EOF,
+        KafkaError._UNKNOWN_TOPIC,
+        KafkaError._UNKNOWN_PARTITION,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+    }
+)
 
 
 class SchemaTopic:
@@ -66,7 +76,7 @@ class SchemaTopic:
         try:
             with urllib.request.urlopen(url, timeout=self._settings.timeout_s) as answer:  # noqa: S310 -- scheme checked
                 return str(json.load(answer)["schema"])
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, HTTPException, ValueError, LookupError, TypeError) as error:
             log.warning("schema registry %s: %s", url, error)
             return None
 
@@ -83,7 +93,9 @@ class SchemaTopic:
                     if message is None:
                         continue
                     if message.error() is not None:
-                        return found  # its end, or there is no such topic
+                        if message.error().code() in _AT_END:
+                            return found
+                        raise watch.error(message.error())
                     _take(message.key(), message.value(), found)
         finally:
             consumer.close()
