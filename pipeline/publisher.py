@@ -38,6 +38,7 @@ from pipeline.publishing.sealing import PartWriter
 from pipeline.publishing.spooling import Spooling
 from pipeline.publishing.tally import Known, Spooled, Tally
 from pipeline.publishing.window import Role
+from pipeline.reading.limits import check_timeout
 from pipeline.records import ENDED_STATES, Attachment, Start, State, StreamInfo, UserMetadata
 from pipeline.services import Services
 from pipeline.wire.columns import check_attributes
@@ -370,6 +371,11 @@ class Publisher:
     # -- what became of it ----------------------------------------------------------------------
 
     @property
+    def is_closed(self) -> bool:
+        """Whether it was closed, ended or abandoned."""
+        return self._closed
+
+    @property
     def position(self) -> Position:
         """How many frames are queued, spooled, acknowledged."""
         opened, draft = self._packer.opened, self._packer.draft
@@ -396,6 +402,7 @@ class Publisher:
 
         Raises FlushTimeoutError, or what stopped the publisher.
         """
+        timeout_s = check_timeout(timeout_s)
         if timeout_s is not None and timeout_s < 0:
             raise InvalidArgumentError("timeout_s", f"{timeout_s} is negative")
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -501,6 +508,7 @@ class Publisher:
             raise InvalidArgumentError("state", f"{state!r} is not how a stream ends")
         if expected is not None and expected < 0:
             raise InvalidArgumentError("expected", f"{expected} is negative")
+        check_timeout(timeout_s)
         opened = self._opened()
         self.flush(timeout_s)
         self._tell_damaged()

@@ -133,6 +133,7 @@ class Session:
             raise InvalidArgumentError("rate_hz", f"{rate_hz} is not a rate")
         if expected is not None and expected < 0:
             raise InvalidArgumentError("expected", f"{expected} is negative")
+        _check_modules(modules, module)
         name = StreamId(beamtime, detector, stream)
         self._services.names.bucket(beamtime)  # names that cannot be stored fail before anything
         self._services.names.topic(beamtime, detector)
@@ -163,10 +164,19 @@ class Session:
             role=role,
             frame_nbytes=frame_nbytes,
         )
-        with self._lock:
-            self._opened.append(out)
-        out.open()
+        self._keep(out)
+        try:
+            out.open()
+        except BaseException:
+            out.abandon()
+            raise
         return out
+
+    def _keep(self, item: Publisher | Stream) -> None:
+        """Remember what the session has to close, and forget what was closed: it holds buffers."""
+        with self._lock:
+            self._opened = [known for known in self._opened if not known.is_closed]
+            self._opened.append(item)
 
     # -- reading --------------------------------------------------------------------------------
 
@@ -184,8 +194,7 @@ class Session:
             read=self.settings.read,
             shared=self._shared,
         )
-        with self._lock:
-            self._opened.append(opened)
+        self._keep(opened)
         return opened
 
     def _shared(self, stream: Stream, **options: Any) -> Iterator[Delivery]:
@@ -308,6 +317,15 @@ class Session:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _check_modules(modules: Sequence[Module], module: int | None) -> None:
+    """Refuse modules that no reader could take for some."""
+    indices = [m.index for m in modules]
+    if len(set(indices)) != len(indices) or any(not 0 <= i < 2**15 for i in indices):
+        raise InvalidArgumentError("modules", f"indices {indices}: each once, 0 to 32767")
+    if module is not None and module not in (indices or [0]):
+        raise InvalidArgumentError("module", f"{module!r} is not one of {indices or [0]}")
 
 
 def connect(store: str | None = None, *, settings: Settings | None = None) -> Session:

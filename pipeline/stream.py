@@ -93,6 +93,11 @@ class Stream:
         return self._log().info(refresh=True)
 
     @property
+    def is_closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
+
+    @property
     def state(self) -> State:
         """``open``, or how it ended: complete, aborted, timeout, lost."""
         return self.info.state

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -40,6 +41,8 @@ def send_idle_marks(
             for partition, ceil in enumerate(progress.ceils):
                 silent_s = now - window.last_sent_s[partition]
                 news = floor > window.sent_floor[module][partition]
+                if (module, partition) in window.marks_out:
+                    continue  # while the broker is away they would pile up
                 if silent_s < MARK_EVERY_S and not (news and silent_s >= MARK_SOON_S):
                     continue
                 mark = Mark(
@@ -54,11 +57,14 @@ def send_idle_marks(
                 window.last_sent_s[partition] = now
                 window.sent_floor[module][partition] = floor
                 key = record_key(start.stream_key, max(ceil + 1, 0))
-                services.producer.append(topic, partition, key, codec.encode(mark), _ignored)
+                window.marks_out.add((module, partition))
+                done = partial(_arrived, window.marks_out, (module, partition))
+                services.producer.append(topic, partition, key, codec.encode(mark), done)
 
 
-def _ignored(_: object) -> None:
-    """Do nothing: a mark that did not arrive is followed by another one."""
+def _arrived(out: set[tuple[int, int]], place: tuple[int, int], _: object) -> None:
+    """Let the next mark go; one that did not arrive is followed by another one anyway."""
+    out.discard(place)
 
 
 def send_numbers(

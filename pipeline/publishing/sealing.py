@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, StreamTimeoutError
 from pipeline.manifest.combined import CombinedLog
 from pipeline.manifest.writer import ManifestWriter
 from pipeline.protocols import Durability, StreamLog
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 #: A part is due when this much may have gathered; the writer decides (64 MiB or 10 minutes).
 _LOOK_EVERY_S = 20.0
+#: The log must give something for so long, or the stream is sealed another time.
+_SILENCE_S = 30.0
+#: More than this of JSON would not fit the catalogue; the seal's object has it all.
+_MAX_ACCOUNT_NBYTES = 500_000
 
 
 class PartWriter:
@@ -91,7 +97,10 @@ def seal(services: Services, info: StreamInfo, *, durability: Durability) -> Acc
             nonce=closing.nonce,
             durability=durability,
         )
-        services.catalogue(info.start.beamtime).append(writer.seal(closing, account))
+        ref = writer.seal(closing, account)
+        if len(json.dumps(account)) > _MAX_ACCOUNT_NBYTES:
+            ref = replace(ref, account={})
+        services.catalogue(info.start.beamtime).append(ref)
     except PipelineError as error:
         if not error.retriable:
             raise
@@ -110,8 +119,13 @@ def account_of(reader: StreamLog, info: StreamInfo) -> Account:
     cursor = reader.cursor()
     ends = info.end_offsets or ()
     try:
-        while any(p < end for p, end in zip(cursor.positions(), ends, strict=True)):
+        came_s, before = time.monotonic(), cursor.positions()
+        while any(p < end for p, end in zip(before, ends, strict=True)):
             table.update([r for r in cursor.poll(1.0) if r.offset < ends[r.partition]])
+            if (now := cursor.positions()) != before:
+                came_s, before = time.monotonic(), now
+            elif time.monotonic() - came_s > _SILENCE_S:
+                raise StreamTimeoutError(claims.name_of(info.start), _SILENCE_S, "no record came")
     finally:
         cursor.close()
     return build_account(str(claims.name_of(info.start)), info, table)

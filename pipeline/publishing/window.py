@@ -107,6 +107,8 @@ class Window:
         self._echoes: list[tuple[int, Any]] = []
         self._ticket = 0
         self._stop = threading.Event()
+        #: (module, partition) where an idle mark is on its way.
+        self.marks_out: set[tuple[int, int]] = set()
         self.last_sent_s = [0.0] * start.partitions
         self.sent_floor = {m: [NO_FLOOR] * start.partitions for m in held}
         self._threads = [

@@ -97,8 +97,13 @@ def test_flush_keeps_its_limit_while_another_thread_is_blocked_in_write(
 ) -> None:
     Gate(session)
     out = session.publish(beamtime, "detector", "s", rate_hz=100, **SMALL)
+
+    def flush() -> None:
+        with pytest.raises(FlushTimeoutError):
+            out.flush(0.1)
+
     with blocked_writer(out):
-        flushing = threading.Thread(target=lambda: pytest.raises(FlushTimeoutError, out.flush, 0.1))
+        flushing = threading.Thread(target=flush)
         flushing.start()
         flushing.join(15)
         assert not flushing.is_alive()
@@ -249,3 +254,32 @@ def test_settings_of_the_publisher_come_from_the_environment(
     assert settings.spool == str(tmp_path)
     assert settings.segment_nbytes == 12345
     assert settings.durability == "disk"
+
+
+def test_a_stream_of_very_many_holes_is_sealed_and_its_account_is_whole(
+    session: Session, beamtime: str
+) -> None:
+    count = 60_000
+    with session.publish(beamtime, "detector", "s", rate_hz=100_000) as out:
+        for number in range(count):
+            out.write(None, number=10**9 + 2 * number, timestamp_ns=0)
+    stream = session.stream(beamtime, "detector", "s")
+    assert stream.info.seal is not None
+    assert len(stream.account()["missing"]) == count - 1
+
+
+def test_a_session_forgets_what_was_closed(session: Session, beamtime: str) -> None:
+    for number in range(3):
+        with session.publish(beamtime, "detector", f"s{number}", rate_hz=10) as out:
+            out.write(frame(number))
+        session.stream(beamtime, "detector", f"s{number}").close()
+    assert len(session._opened) == 1
+
+
+def test_a_limit_below_zero_is_refused(session: Session, beamtime: str) -> None:
+    with session.publish(beamtime, "detector", "s", rate_hz=10) as out:
+        with pytest.raises(ValueError, match="timeout_s"):
+            out.flush(-1)
+        with pytest.raises(ValueError, match="timeout_s"):
+            out.end(timeout_s=float("nan"))
+        out.flush(None)
