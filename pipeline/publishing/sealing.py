@@ -93,7 +93,8 @@ def seal(services: Services, info: StreamInfo, *, durability: Durability) -> Acc
             reader,
             services.store,
             prefix=services.prefix(info),
-            epoch=closing.epoch,
+            # Of all modules: it rises whichever of them is reopened and ended again.
+            epoch=sum(end.epoch for end in info.ends),
             nonce=closing.nonce,
             durability=durability,
         )

@@ -18,6 +18,7 @@ from pipeline.errors import (
     StoreUnavailableError,
     WriterActiveError,
 )
+from pipeline.frame import Module
 from pipeline.local.processes import wait_until
 from pipeline.publisher import Publisher
 from pipeline.records import Mark
@@ -283,3 +284,30 @@ def test_a_limit_below_zero_is_refused(session: Session, beamtime: str) -> None:
         with pytest.raises(ValueError, match="timeout_s"):
             out.end(timeout_s=float("nan"))
         out.flush(None)
+
+
+def test_a_module_that_was_reopened_is_in_the_new_seal(session: Session, beamtime: str) -> None:
+    modules = [Module(index=i, shape=(10, 100), position=(10 * i, 0)) for i in range(2)]
+
+    def write(module: int, numbers: range, **options: Any) -> Publisher:
+        out = session.publish(
+            beamtime, "detector", "s", rate_hz=10, modules=modules, module=module, **options
+        )
+        for number in numbers:
+            out.write(frame(number, 1000), number=number, module=module)
+        return out
+
+    for _ in range(3):
+        write(0, range(0), takeover=True).close()
+    write(0, range(3), takeover=True).end()
+    write(1, range(2)).end()
+    stream = session.stream(beamtime, "detector", "s")
+    first = stream.info.seal
+    assert first is not None
+    assert stream.account()["incomplete"] == [[2, 2]]
+    write(1, range(2, 3), reopen=True).end()
+    second = stream.info.seal
+    assert second is not None
+    assert second.key != first.key
+    assert second.account == stream.account()
+    assert stream.account()["complete"]
