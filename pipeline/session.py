@@ -28,6 +28,7 @@ from pipeline.publisher import Publisher
 from pipeline.publishing import claims, deleting, ending
 from pipeline.publishing.opening import Claiming
 from pipeline.publishing.window import Role
+from pipeline.reading.limits import check_number
 from pipeline.records import Start, State, StreamInfo
 from pipeline.services import Services
 from pipeline.stream import Stream
@@ -127,12 +128,12 @@ class Session:
         InvalidNameError, StreamExistsError, WriterActiveError, TopicMissingError,
         BrokerUnavailableError
         """
-        if frames_per_chunk is not None and frames_per_chunk < 1:
-            raise InvalidArgumentError("frames_per_chunk", f"{frames_per_chunk} is less than 1")
-        if rate_hz is not None and not 0 < rate_hz < 1e9:
-            raise InvalidArgumentError("rate_hz", f"{rate_hz} is not a rate")
-        if expected is not None and expected < 0:
-            raise InvalidArgumentError("expected", f"{expected} is negative")
+        if frames_per_chunk is not None:
+            frames_per_chunk = check_number("frames_per_chunk", frames_per_chunk, least=1)
+        if expected is not None:
+            expected = check_number("expected", expected)
+        if rate_hz is not None and not (isinstance(rate_hz, (int, float)) and 0 < rate_hz < 1e9):
+            raise InvalidArgumentError("rate_hz", f"{rate_hz!r} is not a rate")
         _check_modules(modules, module)
         name = StreamId(beamtime, detector, stream)
         self._services.names.bucket(beamtime)  # names that cannot be stored fail before anything
@@ -321,6 +322,8 @@ class Session:
 
 def _check_modules(modules: Sequence[Module], module: int | None) -> None:
     """Refuse modules that no reader could take for some."""
+    if not all(isinstance(m, Module) for m in modules):
+        raise InvalidArgumentError("modules", "must be a sequence of pipeline.Module")
     indices = [m.index for m in modules]
     if len(set(indices)) != len(indices) or any(not 0 <= i < 2**15 for i in indices):
         raise InvalidArgumentError("modules", f"indices {indices}: each once, 0 to 32767")

@@ -32,6 +32,8 @@ from pipeline.wire import codec
 log = logging.getLogger(__name__)
 #: File names that other programs recognise, for objects that hold a single file.
 SUFFIXES: Mapping[str, str] = {"cbf": ".cbf", "tiff": ".tif", "edf": ".edf", "hdf5": ".h5"}
+#: A record holds 900 kB at most: columns first, payloads in what they leave.
+_MAX_INLINE_NBYTES = 128 * 1024
 #: Looks at the catalogue are this far apart while frames are under way.
 _LOOK_EVERY_S = 0.02
 
@@ -199,7 +201,7 @@ class Window:
     def _stored(self, entry: Entry) -> Segment | None:
         """Write the payload; return the record without floor and ceil, None when stopped."""
         draft, held = entry.draft, self._held[entry.draft.layout[3]]
-        inline = draft.used <= self._settings.inline_nbytes
+        inline = draft.used <= min(self._settings.inline_nbytes, _MAX_INLINE_NBYTES)
         blob = ""
         if draft.used and not inline:
             blob = segment_key(

@@ -311,3 +311,26 @@ def test_a_module_that_was_reopened_is_in_the_new_seal(session: Session, beamtim
     assert second.key != first.key
     assert second.account == stream.account()
     assert stream.account()["complete"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"expected": "10"},
+        {"rate_hz": "5"},
+        {"frames_per_chunk": 2.5},
+        {"frames_per_chunk": 0},
+        {"modules": [3]},
+    ],
+)
+def test_arguments_of_publish_that_cannot_be_are_refused_by_name(
+    session: Session, beamtime: str, given: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match=next(iter(given))):
+        session.publish(beamtime, "detector", "s", **given)
+
+
+def test_payloads_never_make_a_record_too_large(session: Session, beamtime: str) -> None:
+    with session.publish(beamtime, "detector", "s", rate_hz=1000, inline_nbytes=10**8) as out:
+        out.write(frame(0, 3_000_000))
+    assert session.stream(beamtime, "detector", "s").verify()["complete"]
