@@ -98,6 +98,9 @@ def _base(settings: KafkaSettings, watch: Watch) -> dict[str, Any]:
         "reconnect.backoff.max.ms": 500,
         "socket.keepalive.enable": True,
         "allow.auto.create.topics": False,
+        # For so long a topic that is not there may be one that was made a moment ago; the default
+        # of 30 s would outlast every limit of ours and look like an outage.
+        "topic.metadata.propagation.max.ms": 5_000,
         **settings.properties,
     }
 

@@ -20,15 +20,6 @@ from pipeline.naming import Names
 from pipeline.wire.schemas import make_schema, shipped
 
 log = logging.getLogger(__name__)
-#: The end of the topic, or there is no such topic.
-_AT_END = frozenset(
-    {
-        KafkaError._PARTITION_EOF,
-        KafkaError._UNKNOWN_TOPIC,
-        KafkaError._UNKNOWN_PARTITION,
-        KafkaError.UNKNOWN_TOPIC_OR_PART,
-    }
-)
 
 
 class SchemaTopic:
@@ -82,6 +73,8 @@ class SchemaTopic:
 
     def _read(self) -> dict[bytes, str]:
         """Read the whole topic; entries whose checksum is wrong are logged and left out."""
+        if not self._admin.partitions(self.topic):
+            return {}
         consumer, watch = make_consumer(self._settings, {"enable.partition.eof": True})
         found: dict[bytes, str] = {}
         deadline = time.monotonic() + self._settings.timeout_s
@@ -93,7 +86,7 @@ class SchemaTopic:
                     if message is None:
                         continue
                     if message.error() is not None:
-                        if message.error().code() in _AT_END:
+                        if message.error().code() == KafkaError._PARTITION_EOF:
                             return found
                         raise watch.error(message.error())
                     _take(message.key(), message.value(), found)
