@@ -22,7 +22,7 @@ from pipeline.naming import DEFAULT_PREFIX
 
 MIB = 1024 * 1024
 #: The rest of a record's 900 kB is for what it says about its frames.
-MAX_INLINE_NBYTES = 256 * 1024
+MAX_INLINE_NBYTES = 128 * 1024
 #: Where every setting can also come from.
 ENVIRONMENT_PREFIX = "LICHTSTROM_"
 
@@ -325,5 +325,10 @@ def _nearest(name: str, known: Mapping[str, Any]) -> str:
 
 
 def with_publish(settings: Settings, **changes: Any) -> Settings:
-    """Return the settings with some of the publisher's changed."""
-    return replace(settings, publish=replace(settings.publish, **changes))
+    """Return the settings with some of the publisher's changed; ConfigError names a wrong one."""
+    known = {entry.name: entry for entry in fields(PublishSettings)}
+    for key in changes:
+        if key not in known:
+            raise ConfigError(f"publish.{key} is unknown{_nearest(key, known)}")
+    changed = _build("publish", {name: getattr(settings.publish, name) for name in known} | changes)
+    return replace(settings, publish=changed)

@@ -1,7 +1,7 @@
 """Attributes of many frames as packed columns, and back.
 
-An int64, float64 or text value of the same kind in every frame becomes a column; what is mixed,
-nested, boolean or null goes into one JSON object per frame.  A column costs a fraction of a
+An int64, float64 or text value that most frames have becomes a column; what is rare, mixed, nested,
+boolean or null goes into one JSON object per frame.  A column costs a fraction of a
 microsecond a frame to write and to read, and a filter over it is one numpy expression.
 """
 
@@ -115,9 +115,10 @@ def pack(rows: Sequence[Mapping[str, AttributeValue]]) -> tuple[tuple[Column, ..
     names = dict.fromkeys(name for row in rows for name in row)
     columns = []
     for name in names:
-        kinds = {type(row[name]) for row in rows if name in row}
-        kind = _KINDS.get(kinds.pop()) if len(kinds) == 1 else None
-        if kind is not None:
+        kinds = [type(row[name]) for row in rows if name in row]
+        kind = _KINDS.get(kinds[0]) if kinds.count(kinds[0]) == len(kinds) else None
+        # A column has room for every frame: a thousand rare names would make it a million values.
+        if kind is not None and 2 * len(kinds) >= len(rows):
             columns.append(_pack_column(name, kind, rows))
     packed = {column.name for column in columns}
     rest = [{k: v for k, v in row.items() if k not in packed} for row in rows]

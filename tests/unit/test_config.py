@@ -168,7 +168,7 @@ def test_topics_are_made_on_the_local_runtime_or_on_request(
         ("[publish]\nwhen_full = 'drop'\n", ["publish.when_full", "block, refuse"]),
         ("[publish]\nsegment_nbytes = 0\n", ["publish.segment_nbytes"]),
         ("[publish]\nuploads = 0\n", ["publish.uploads", "1 to 256"]),
-        ("[publish]\ninline_nbytes = 1000000\n", ["publish.inline_nbytes", "0 to 262144"]),
+        ("[publish]\ninline_nbytes = 1000000\n", ["publish.inline_nbytes", "0 to 131072"]),
         ("[publish]\nqueue_nbytes = 0\n", ["publish.queue_nbytes", "at least 1"]),
         ("[read]\nthreads = -3\n", ["read.threads", "must not be negative"]),
         ("[kafka\n", ["lichtstrom.toml"]),

@@ -18,6 +18,7 @@ from pipeline.wire.columns import (
     check_attributes,
     column_from_wire,
     column_to_wire,
+    most_nbytes,
     pack,
     unpack_row,
 )
@@ -64,6 +65,18 @@ def test_values_of_one_kind_become_one_column_and_the_others_json() -> None:
         ("t", "text", None),
     ]
     assert [json.loads(text) for text in extra] == [{"mixed": 1}, {"mixed": "2"}]
+
+
+def test_rare_attributes_do_not_make_a_column_each() -> None:
+    # A thousand frames with a name of their own each once made a record of 9 MB.
+    rows: list[dict[str, object]] = [{f"name {i}": i, "omega": 0.5} for i in range(1000)]
+    columns, extra = pack(rows)
+    assert [c.name for c in columns] == ["omega"]
+    assert unpack_row(columns, extra, 7) == rows[7]
+    assert sum(len(text) for text in extra) < 30_000
+    columns, extra = pack([{"a": 1}, {}, {"a": 2}, {}])
+    assert [c.name for c in columns] == ["a"]
+    assert not extra
 
 
 def test_booleans_and_nothing_stay_what_they_are() -> None:
@@ -163,6 +176,20 @@ def test_attributes_that_cannot_travel_are_refused(attributes: object) -> None:
         check_attributes(attributes)  # type: ignore[arg-type]
     assert caught.value.field == "attributes"
     assert len(str(caught.value)) < 300
+
+
+@given(ROWS)
+def test_attributes_take_no_more_than_the_most_they_can(rows: list[dict[str, object]]) -> None:
+    columns, extra = pack(rows)
+    wired = [column_to_wire(column) for column in columns]
+    taken = sum(len(text.encode()) for text in extra)
+    for column in wired:
+        values, present = column["values"], column["present"]
+        assert isinstance(values, bytes)
+        assert isinstance(present, bytes)
+        taken += len(str(column["name"]).encode()) + len(values) + len(present)
+    # A column of n values that half of the frames have costs 9 bytes for each of all frames.
+    assert taken <= sum(most_nbytes(row) for row in rows)
 
 
 def test_the_most_that_is_allowed_is_accepted() -> None:
