@@ -74,7 +74,9 @@ class Services:
                 catalogue.close()
             self._catalogues.clear()
             producer, self._producer = self._producer, None
-        if producer is not None:
-            producer.close()
-        self.admin.close()
-        self.store.close()
+        try:
+            if producer is not None:
+                producer.close()
+        finally:
+            self.admin.close()
+            self.store.close()

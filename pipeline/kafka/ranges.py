@@ -9,6 +9,9 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from pipeline.kafka.client import Watch
 
+#: A broker that answers does so within this time, whatever the deadline of the whole search.
+_SILENCE_S = 1.0
+
 
 class RangeReader:
     """Jumps about in one topic; keeps the last batch, so that reading on costs nothing.
@@ -57,12 +60,17 @@ class RangeReader:
         self.reads += 1
 
     def _fill(self, deadline: float) -> bool:
-        """Take the next batch; False at the end of the partition."""
+        """Take the next batch; False at the end of the partition.
+
+        A deadline that passes while data flows (other streams' records, by the million) is no
+        reason to give up: only silence is.
+        """
+        silent_until = max(deadline, time.monotonic() + _SILENCE_S)
         while True:
-            first = self._consumer.poll(max(0.0, min(0.2, deadline - time.monotonic())))
+            first = self._consumer.poll(0.2)
             if first is not None:
                 break
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= silent_until:
                 raise self._watch.error(f"{self._topic}/{self._partition} was not read in time")
         batch = []
         for message in (first, *self._consumer.consume(64, 0)):

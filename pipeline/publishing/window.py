@@ -21,7 +21,7 @@ from typing import Any
 from pipeline.config import PublishSettings
 from pipeline.errors import PipelineError, of_ours
 from pipeline.kafka.producer import Acknowledged
-from pipeline.naming import record_key, segment_key
+from pipeline.naming import new_nonce, record_key, segment_key
 from pipeline.publishing.claims import Held, name_of, superseded
 from pipeline.publishing.draft import Draft
 from pipeline.publishing.floors import Progress
@@ -93,6 +93,7 @@ class Window:
         self.progress = progress
         self._settings = settings
         self.role = role
+        self._drain_nonce = new_nonce() if role.drains else ""
         self._on_confirmed = on_confirmed
         self._on_released = on_released
         start = info.start
@@ -207,7 +208,8 @@ class Window:
             blob = segment_key(
                 self._prefix,
                 epoch=held.claim.epoch,
-                nonce=self.role.member or held.claim.nonce,
+                # A draining publisher writes under a claim that is not its own.
+                nonce=self._drain_nonce or self.role.member or held.claim.nonce,
                 module=draft.layout[3],
                 first=draft.numbers[0],
                 sequence=entry.ticket,

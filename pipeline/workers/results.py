@@ -59,7 +59,7 @@ class Results:
         self._group = group
         self._code = code
         self._member = member
-        #: Whether it tells live readers how far the group is; one of a runner's processes is enough.
+        #: Whether it tells live readers how far the group is; one process of a runner does.
         self._leads = leads
         self.name = StreamId(source.name.beamtime, detector, source.name.stream)
         self._skipped: list[Delivery] = []
