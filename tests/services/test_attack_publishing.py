@@ -331,6 +331,6 @@ def test_arguments_of_publish_that_cannot_be_are_refused_by_name(
 
 
 def test_payloads_never_make_a_record_too_large(session: Session, beamtime: str) -> None:
-    with session.publish(beamtime, "detector", "s", rate_hz=1000, inline_nbytes=10**8) as out:
+    with session.publish(beamtime, "detector", "s", rate_hz=1000, inline_nbytes=131_072) as out:
         out.write(frame(0, 3_000_000))
     assert session.stream(beamtime, "detector", "s").verify()["complete"]
