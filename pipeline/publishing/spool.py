@@ -218,6 +218,8 @@ class SpoolFolder:
             self.release()
             return
         with contextlib.suppress(OSError):
+            for partial in self.path.glob("*.part"):  # of a writer that died while writing it
+                partial.unlink()
             (self.path / _FACTS).unlink(missing_ok=True)
             for folder in (self.path, *self.path.parents[:3]):
                 folder.rmdir()
