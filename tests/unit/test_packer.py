@@ -1,4 +1,4 @@
-"""Packing: when a segment closes, what happens without room, and what goes to the spool."""
+"""Packing: when a segment closes, what a full queue means, and what goes to the spool."""
 
 from __future__ import annotations
 
