@@ -97,6 +97,13 @@ class StreamOpenError(PipelineError):
         super().__init__(f"stream {self.stream} is still open: {hint}")
 
 
+_REASONS = {
+    "missing": " (its writers have passed this number)",
+    "not yet": " (the stream goes on: timeout_s waits for it)",
+    "outside": " of its numbers, and the stream has ended",
+}
+
+
 class FrameNotFoundError(PipelineError, LookupError):
     """The stream has no frame of this number.
 
@@ -108,7 +115,7 @@ class FrameNotFoundError(PipelineError, LookupError):
         self.stream = str(stream)
         self.number = number
         self.reason = reason
-        super().__init__(f"no frame {number} in {self.stream}: {reason}")
+        super().__init__(f"no frame {number} in {self.stream}: {reason}{_REASONS.get(reason, '')}")
 
 
 class FrameExpiredError(PipelineError, LookupError):

@@ -7,14 +7,17 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import unquote
 
 from pipeline import config
 from pipeline.config import Settings
 from pipeline.errors import (
     InvalidArgumentError,
     PipelineError,
+    StoreUnavailableError,
     StreamNotFoundError,
     StreamTimeoutError,
     TopicMissingError,
@@ -247,6 +250,7 @@ class Session:
 
     def _infos(self, beamtime: str) -> list[StreamInfo]:
         if not self._services.has_broker:
+            self._check_directory()
             names = self._services.names
             return discover(self._services.store, names, beamtime)
         try:
@@ -258,11 +262,19 @@ class Session:
         if self._services.has_broker:
             known = self._services.admin.beamtimes()
         else:
+            self._check_directory()
             folders = self._services.store.folders("")
             found = (self._services.names.beamtime_of_bucket(f) for f in folders)
             known = [beamtime for beamtime in found if beamtime is not None]
         wanted = pattern.partition("/")[0]
         return [b for b in known if fnmatch.fnmatchcase(b.replace("/", "%2F"), wanted)]
+
+    def _check_directory(self) -> None:
+        """Tell a mistyped export from an empty one."""
+        url = self._services.store.url
+        path = Path(unquote(url.removeprefix("file://")))
+        if url.startswith("file://") and not path.is_dir():
+            raise StoreUnavailableError(url, "there is no such directory")
 
     def _log(self, info: StreamInfo) -> StreamLog:
         if not self._services.has_broker:
@@ -285,8 +297,14 @@ class Session:
         )
 
     def end(self, beamtime: str, detector: str, stream: str, *, state: State = "lost") -> None:
-        """End a stream whose writer is gone. Raises WriterActiveError if it is not."""
-        info = self._find(StreamId(beamtime, detector, stream))
+        """End an open stream whose writer is gone.
+
+        Raises WriterActiveError if it is not, InvalidArgumentError if the stream has ended.
+        """
+        name = StreamId(beamtime, detector, stream)
+        info = self._find(name)
+        if info.state != "open":
+            raise InvalidArgumentError("stream", f"{name} has ended already ({info.state})")
         ending.end_abandoned(self._services, info, state=state)
 
     def delete(self, beamtime: str, detector: str, stream: str, *, force: bool = False) -> int:

@@ -212,9 +212,10 @@ def _print(summary: dict[str, Any], home: Path) -> None:
     for name, value in lines.items():
         click.echo(f"{name:<21} {value}")
     raw, derived = "/".join(_RAW), "/".join(_SPOTS)
+    activate = f"\n  . {sys.prefix}/bin/activate" if sys.prefix != sys.base_prefix else ""
     click.echo(
         f"""
-look further:
+look further:{activate}
   export LICHTSTROM_HOME={(home / "home").absolute()}
   lichtstrom up
   lichtstrom show {raw}

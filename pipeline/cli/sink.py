@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from pipeline.cli.sinking import SinkReport
 
 
+#: A sink started before its detector is no mistake; a wrong name should not wait for ever.
+_FOLLOW_WAIT_S = 30.0
+
+
 @click.group()
 def command() -> None:
     """Write a stream somewhere else: HDF5 files."""
@@ -44,7 +48,10 @@ def command() -> None:
     help="Where the file goes: DIR/<detector>_<stream>.h5.",
 )
 @click.option(
-    "--follow", is_flag=True, help="Follow an open stream; the command ends with the stream."
+    "--follow",
+    is_flag=True,
+    help="Follow an open stream; the command ends with the stream. One that does not exist yet is"
+    " waited for: 30 s, or as --wait says.",
 )
 @click.option(
     "--compression",
@@ -82,8 +89,8 @@ def hdf5(
         stopping(lambda: "the file was not finished; run it again") as stop,
         status_line(report_s) as say,
     ):
-        if wait_s:
-            await_stream(session, stream, timeout_s=wait_s, stop=stop.event)
+        if wait_s or follow:
+            await_stream(session, stream, timeout_s=wait_s or _FOLLOW_WAIT_S, stop=stop.event)
         with (
             open_stream(session, stream) as opened,
             Hdf5Sink(out, compression=compression, overwrite=overwrite) as sink,

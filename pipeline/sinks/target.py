@@ -101,7 +101,8 @@ class Target:
     def _check_free(self) -> None:
         if not self._overwrite and self.final.exists():
             raise SinkError(
-                f"{self.final} exists: choose another directory, or replace it with overwrite=True"
+                f"{self.final} exists: choose another directory, or replace it (--overwrite,"
+                " overwrite=True)"
             )
 
     def _locked(self) -> int:
