@@ -103,6 +103,8 @@ class Publisher:
         self._closed = False
         self._next = 0
         self._known = Known()
+        #: Of frames given again while the spool is in use.
+        self._repeated_tokens: list[Any] = []
         self._tally = Tally()
         self._layouts = LayoutChecks()
         self._spooling = Spooling(settings, self.stream, start, sync=settings.durability == "disk")
@@ -292,6 +294,8 @@ class Publisher:
         if (opened := self._packer.direct) is not None:
             self._packer.dispatch()  # so that the ticket waited for is a submitted one
             opened.window.echo(token)
+        elif token is not None:
+            self._repeated_tokens.append(token)  # safe when what is spooled now is
         return True
 
     # -- time -----------------------------------------------------------------------------------
@@ -366,6 +370,9 @@ class Publisher:
                 return
             elif not self._spooling.waiting:
                 self._spooling.finish()
+                for token in self._repeated_tokens:
+                    opened.window.echo(token)
+                self._repeated_tokens.clear()
                 return
 
     # -- what became of it ----------------------------------------------------------------------
