@@ -40,6 +40,7 @@ class KafkaStreamLog:
         self._lock = threading.RLock()
         self._consumer: Consumer | None = None
         self._watch = Watch(settings)
+        self._asker: Consumer | None = None
         self._ranges: RangeReader | None = None
         self._searches: dict[int, PartitionSearch] = {}
 
@@ -158,7 +159,7 @@ class KafkaStreamLog:
     def _watermarks(self, partition: int) -> tuple[int, int]:
         with self._lock:
             try:
-                low, high = self._client().get_watermark_offsets(
+                low, high = self._asking().get_watermark_offsets(
                     TopicPartition(self.topic, partition), timeout=self._settings.timeout_s
                 )
             except KafkaException as error:
@@ -176,6 +177,12 @@ class KafkaStreamLog:
         if self._ranges is None:
             self._ranges = RangeReader(self._client(), self._watch, self.topic)
         return self._ranges
+
+    def _asking(self) -> Consumer:
+        """Return a consumer that never fetches: its questions wait for no fetch of the search."""
+        if self._asker is None:
+            self._asker, self._watch = make_consumer(self._settings)
+        return self._asker
 
     def _client(self) -> Consumer:
         if self._consumer is None:
@@ -195,6 +202,9 @@ class KafkaStreamLog:
     def close(self) -> None:
         """Release the search's consumer; cursors are closed by who made them."""
         with self._lock:
+            if self._asker is not None:
+                self._asker.close()
+                self._asker = None
             if self._consumer is not None:
                 self._consumer.close()
                 self._consumer = self._ranges = None

@@ -18,6 +18,7 @@ from confluent_kafka import (
     OFFSET_BEGINNING,
     Consumer,
     KafkaError,
+    KafkaException,
     Message,
     Producer,
     TopicPartition,
@@ -38,6 +39,7 @@ from pipeline.kafka.admin import Admin
 from pipeline.kafka.client import make_consumer, make_producer
 from pipeline.kafka.producer import Acknowledged, LogProducer
 from pipeline.kafka.schemas import SchemaTopic
+from pipeline.local.processes import wait_until
 from pipeline.naming import Names, StreamId, new_nonce, new_stream_key, record_key
 from pipeline.publishing import claims
 from pipeline.records import Claim, Deleted, Segment, Start, StreamInfo
@@ -143,7 +145,14 @@ def test_watermarks_tell_the_end_without_assigning(services: Services, topic: st
     consumer, _ = make_consumer(services.settings.kafka)
     try:
         partition = TopicPartition(topic, 0)
-        assert consumer.get_watermark_offsets(partition, timeout=LIMIT_S) == (0, 0)
+
+        def led() -> bool:  # a topic made a moment ago may not have its leader yet
+            try:
+                return consumer.get_watermark_offsets(partition, timeout=LIMIT_S) == (0, 0)
+            except KafkaException:
+                return False
+
+        assert wait_until(led, timeout_s=LIMIT_S)
         services.producer.append_wait(topic, 0, b"k", b"v", LIMIT_S)
         # An acknowledged record is below the high watermark of any later question.
         assert consumer.get_watermark_offsets(partition, timeout=LIMIT_S) == (0, 1)
