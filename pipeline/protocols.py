@@ -167,6 +167,15 @@ class SeriesBegin:
     run:
         Facts by which the stream is found again after a crash: two begins with equal ``run`` are
         the same source (adapter, directory, prefix), not necessarily the same acquisition.
+    rate_hz:
+        Frames per second, where the source says so; the stream then exists before its first frame.
+    expected:
+        How many frames will come; None where the source tells an upper bound only.
+    attachments:
+        Arrays that are kept beside the stream (mask, flat field, a file as uint8), by name.
+    late:
+        The beginning was missed: the series belongs to the newest open stream whose facts include
+        ``run``, else it gets a stream of its own.
     """
 
     series: str
@@ -176,6 +185,8 @@ class SeriesBegin:
     modules: tuple[Module, ...] = ()
     rate_hz: float | None = None
     expected: int | None = None
+    attachments: Mapping[str, Any] = field(default_factory=dict)
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,12 +205,47 @@ class SourceFrame:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedFrame:
+    """A frame inside a file: its bytes are ``payload[offset : offset + nbytes]`` of the file."""
+
+    header: FrameHeader
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFile:
+    """A file with many frames, stored verbatim; each frame is a range of its bytes.
+
+    Parameters
+    ----------
+    payload:
+        The whole file; a ``mmap`` keeps the memory free. It must not change until the token comes
+        back or the next event is asked for, whichever is first.
+    frames:
+        In the order of their numbers.
+    token:
+        Comes back once, when all frames are confirmed.
+    """
+
+    series: str
+    payload: Buffer
+    frames: tuple[PlacedFrame, ...]
+    token: Any = None
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesEnd:
-    """The series is over; ``state`` says how."""
+    """The series is over; ``state`` says how, ``metadata`` what is only known now.
+
+    A series that had a begin gets a stream, also without a single frame.
+    """
 
     series: str
     state: State = "complete"
     expected: int | None = None
+    metadata: Mapping[str, AttributeValue] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +257,7 @@ class Quarantined:
     reason: str
 
 
-AdapterEvent = SeriesBegin | SourceFrame | SeriesEnd | Quarantined
+AdapterEvent = SeriesBegin | SourceFrame | SourceFile | SeriesEnd | Quarantined
 
 
 @runtime_checkable
@@ -220,6 +266,10 @@ class DetectorAdapter(Protocol):
 
     The runner calls ``events`` once and iterates it in one thread; ``acknowledge`` comes from
     that same thread, between two events.
+
+    Optional: ``idle_end_s`` (seconds of silence that end a series), ``after``, ``owns(run)``
+    (whether an open stream with these facts is one of ours), and ``exclusive = True`` for a device
+    that makes one series at a time: a new begin then ends, as lost, what is open of an earlier one.
     """
 
     name: str

@@ -31,7 +31,7 @@ from pipeline.ingest.runs import (
     next_name,
     run_stream,
 )
-from pipeline.ingest.sources import Source, found_sources
+from pipeline.ingest.sources import Shared, Source, found_sources
 from pipeline.ingest.writers import AWAY, Session, StoppedError, Writer, Writers
 from pipeline.naming import StreamId, quote_part
 from pipeline.protocols import (
@@ -40,6 +40,7 @@ from pipeline.protocols import (
     Quarantined,
     SeriesBegin,
     SeriesEnd,
+    SourceFile,
     SourceFrame,
 )
 
@@ -106,6 +107,8 @@ class Ingest:
                 self._begin(event)
             case SourceFrame():
                 self._frame(event)
+            case SourceFile():
+                self._file(event)
             case Quarantined():
                 self._quarantined(event)
             case SeriesEnd():
@@ -120,7 +123,8 @@ class Ingest:
         self.report.confirmed = self.report.frames - self.writers.pending
         if self.idle_s is not None:
             for source in list(self.sources.values()):
-                if source.active and now_s - source.touched_s >= self.idle_s:
+                begun = source.streams or source.notes
+                if source.active and begun and now_s - source.touched_s >= self.idle_s:
                     self._series_end(SeriesEnd(series=source.begin.series))
         self._end_orphans(event, now_s)
         if self.on_progress is not None:
@@ -150,10 +154,13 @@ class Ingest:
             return
         for source in [s for s in self.orphans if now_s - s.touched_s >= idle_s]:
             self.orphans.remove(source)
-            try:
-                self._end(source, SeriesEnd(series=source.begin.series))
-            except WriterActiveError as error:
-                log.info("left to its writer: %s", error)
+            self._end_orphan(source, SeriesEnd(series=source.begin.series))
+
+    def _end_orphan(self, source: Source, event: SeriesEnd) -> None:
+        try:
+            self._end(source, event)
+        except WriterActiveError as error:
+            log.info("left to its writer: %s", error)
 
     def _over(self) -> None:
         """End what the adapter, whose source is over for good, has not ended."""
@@ -166,7 +173,12 @@ class Ingest:
         self._release(tokens)
 
     def _release(self, tokens: Sequence[Any]) -> None:
-        known = [token for token in tokens if token is not None]
+        known = [
+            token.token if isinstance(token, Shared) else token
+            for token in tokens
+            if token is not None and not (isinstance(token, Shared) and token.waits())
+        ]
+        known = [token for token in known if token is not None]
         if known:
             self.adapter.acknowledge(known)
 
@@ -175,24 +187,46 @@ class Ingest:
     def _begin(self, event: SeriesBegin) -> None:
         facts = {**event.run, "stream": self.wanted or ""}
         source = self.sources.get(event.series)
-        if source is None or source.facts != facts:
-            self.sources[event.series] = self._found(event, facts)
+        if source is not None and source.is_of(facts, late=event.late):
+            # once more: with metadata that was not known before, or after an end
+            source.begin, source.active, source.touched_s = event, True, time.monotonic()
+            if source.writer is not None:
+                source.writer.attachments.update(event.attachments)
+                if event.metadata:
+                    self.writers.update_metadata(source.writer, event.metadata)
             return
-        # once more: with metadata that was not known before, or after an end
-        source.begin, source.active, source.touched_s = event, True, time.monotonic()
-        if source.writer is not None and event.metadata:
-            self.writers.update_metadata(source.writer, event.metadata)
+        found = self._found(event, facts)
+        self._end_former(event.series)
+        self.sources[event.series] = found
+        if event.rate_hz and not event.late and not found.streams:
+            self._open(found, self._open_new(found))  # readers may wait for it already
+
+    def _end_former(self, series: str) -> None:
+        """End, as lost, what a new series of the device proves to be over."""
+        exclusive = getattr(self.adapter, "exclusive", False)
+        for source in list(self.sources.values()):
+            if source.active and (exclusive or source.begin.series == series):
+                self._series_end(SeriesEnd(series=source.begin.series, state="lost"))
+        for source in self.orphans if exclusive else ():
+            self._end_orphan(source, SeriesEnd(series=source.begin.series, state="lost"))
+        if exclusive:
+            self.orphans.clear()
 
     def _found(self, event: SeriesBegin, facts: dict[str, AttributeValue]) -> Source:
         """Look for streams that earlier runs have made of this source."""
-        orphans = [source for source in self.orphans if source.facts == facts]
-        if orphans:
-            self.orphans.remove(orphans[0])
-        known = orphans or (
-            found_sources(self._catalogue(), self.wanted or "") if event.run else []
-        )
-        streams = next((source.streams for source in known if source.facts == facts), [])
-        return Source(event, facts, streams, time.monotonic())
+        known = [source for source in self.orphans if source.is_of(facts, late=event.late)]
+        if not known and event.run:
+            found = found_sources(self._catalogue(), self.wanted or "")
+            known = [source for source in found if source.is_of(facts, late=event.late)]
+        if event.late:  # what has ended is another series of the same number
+            known = [source for source in known if not source.streams[-1].ended]
+        if not known:
+            if event.late:
+                facts["attached"] = new_run_id()
+            return Source(event, facts, [], time.monotonic())
+        if known[-1] in self.orphans:
+            self.orphans.remove(known[-1])
+        return Source(event, known[-1].facts, known[-1].streams, time.monotonic())
 
     def _catalogue(self) -> list[Any]:
         """Return summaries of all streams of the detector, none where it has none."""
@@ -212,10 +246,8 @@ class Ingest:
             return
         source.active = False
         last = source.streams[-1] if source.streams else None
-        if source.notes and (last is None or last.ended):
-            self._open_new(source)  # nothing else could be read: that belongs into an account
-        elif last is None:
-            return
+        if last is None or (source.notes and last.ended):
+            self._open_new(source)  # no frame, or nothing that could be read: an account says so
         elif last.ended:
             if self.writers.find(last) is None:
                 self._ended(last)
@@ -259,6 +291,20 @@ class Ingest:
         if verdict != "new":
             self._turn(source, f"{event.source or header.number}: {verdict}")
         self._publish(source, event, entry)
+
+    def _file(self, event: SourceFile) -> None:
+        view = byte_view(event.payload)
+        token = Shared(event.token, len(event.frames))
+        for placed in event.frames:
+            self._frame(
+                SourceFrame(
+                    series=event.series,
+                    header=placed.header,
+                    payload=view[placed.offset : placed.offset + placed.nbytes],
+                    token=token,
+                    source=event.source,
+                )
+            )
 
     def _load(self, source: Source) -> None:
         """Read back, once, what the streams of this source hold."""
@@ -375,6 +421,7 @@ class Ingest:
         writer = Writer(stream=stream, begin=source.begin, run=run)
         self.writers.open(writer)
         writer.notes, source.notes = source.notes, []
+        writer.attachments = dict(source.begin.attachments)
         source.writer = writer
         name = str(stream.name)
         if name not in self.report.streams:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,23 @@ class Source:
     active: bool = True
     #: Quarantined before there was a stream to say so.
     notes: list[Quarantined] = field(default_factory=list)
+
+    def is_of(self, facts: Mapping[str, AttributeValue], *, late: bool) -> bool:
+        """Tell whether it is the source with these facts; ``late``: with these and perhaps more."""
+        return facts.items() <= self.facts.items() if late else facts == self.facts
+
+
+@dataclass(slots=True, eq=False)
+class Shared:
+    """The token of a file, given with each of its frames; it counts when the last comes back."""
+
+    token: Any
+    left: int
+
+    def waits(self) -> bool:
+        """Count one frame; tell whether others are still missing."""
+        self.left -= 1
+        return self.left > 0
 
 
 def found_sources(summaries: Iterable[Any], wanted: str) -> list[Source]:

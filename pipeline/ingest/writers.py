@@ -61,6 +61,8 @@ class Writer:
     #: (number, module) of the frames that are not confirmed.
     unconfirmed: set[tuple[int, int]] = field(default_factory=set)
     notes: list[Quarantined] = field(default_factory=list)
+    #: Arrays that are not stored yet, by name.
+    attachments: dict[str, Any] = field(default_factory=dict)
     used_s: float = 0.0
     ending: SeriesEnd | None = None
     retry_s: float = 0.0
@@ -254,6 +256,13 @@ class Writers:
             writer.stream.quarantined.add(note.source)
             del writer.notes[0]
 
+    def _attach(self, writer: Writer) -> None:
+        """Store arrays beside the stream; raises what is in ``AWAY``."""
+        while writer.attachments:
+            name = next(iter(writer.attachments))
+            writer.out.attach(name, writer.attachments[name])
+            del writer.attachments[name]
+
     def tick(self) -> list[RunStream]:
         """Do what waits for time or servers; return the streams that were ended."""
         self.confirm()
@@ -263,6 +272,12 @@ class Writers:
                     self.tell_quarantined(writer)
                 except AWAY as error:
                     log.debug("note waits: %s", error)
+            # the stream has its first frame: its chunk length follows from that
+            if writer.out is not None and writer.out.info is not None and writer.ending is None:
+                try:
+                    self._attach(writer)
+                except AWAY as error:
+                    log.debug("attachment waits: %s", error)
         now_s = time.monotonic()
         due = [w for w in self._writers if w.ending is not None and now_s >= w.retry_s]
         return [w.stream for w in due if self.try_end(w)]
@@ -285,6 +300,9 @@ class Writers:
             if writer.out is None:
                 writer.out = self._publish(writer)
             self.tell_quarantined(writer)
+            self._attach(writer)
+            if event.metadata:
+                writer.out.update_metadata(event.metadata)
             writer.out.end(event.state, expected=event.expected, timeout_s=timeout_s)
         except FlushTimeoutError as error:
             log.warning("end of stream waits stream=%s reason=%s", writer.stream.name, error)
