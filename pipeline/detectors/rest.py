@@ -46,14 +46,14 @@ class Device:
         self._timeout_s = timeout_s
         self._pool = urllib3.PoolManager(maxsize=4, retries=False)
 
-    def get(self, path: str, **query: str) -> Any:
+    def get(self, path: str, /, **query: str) -> Any:
         """Return the JSON answer to a GET.
 
         Raises NotThereError, or SourceError if the device is away or answers something else.
         """
         return self._json("GET", path, fields=query or None)
 
-    def put(self, path: str, body: Any = None, **query: str) -> Any:
+    def put(self, path: str, body: Any = None, /, **query: str) -> Any:
         """Return the JSON answer to a PUT with a JSON body (None: no body), None if it is empty."""
         target = f"{path}?{urlencode(query)}" if query else path
         return self._json("PUT", target, **({} if body is None else {"json": body}))
@@ -76,14 +76,14 @@ class Device:
 
     def download(self, path: str, *, piece_nbytes: int = 1 << 20) -> Iterator[bytes]:
         """Yield a resource in pieces; raises SourceError if it ends before its length."""
-        with self._request("GET", path, preload_content=False) as answer:
+        with self._request("GET", path) as answer:
             try:
                 yield from answer.stream(piece_nbytes)
             except urllib3.exceptions.HTTPError as error:
                 raise SourceError(f"{self.endpoint}{path}: cut short: {error}") from error
 
     def _json(self, method: str, path: str, **more: Any) -> Any:
-        with self._request(method, path, preload_content=False, **more) as answer:
+        with self._request(method, path, **more) as answer:
             try:
                 text = answer.read(MAX_ANSWER_NBYTES + 1)
             except urllib3.exceptions.HTTPError as error:
@@ -102,7 +102,12 @@ class Device:
         url = self.endpoint + path
         try:
             answer = self._pool.request(
-                method, url, timeout=urllib3.Timeout(self._timeout_s), redirect=False, **more
+                method,
+                url,
+                timeout=urllib3.Timeout(self._timeout_s),
+                redirect=False,
+                preload_content=False,
+                **more,
             )
         except urllib3.exceptions.HTTPError as error:
             reason = getattr(error, "reason", None) or error
@@ -111,8 +116,7 @@ class Device:
             if answer.status == 404:
                 raise NotThereError(f"{url}: not there")
             if answer.status >= 300:
-                said = answer.read(200) if not answer.isclosed() else answer.data[:200]
-                raise SourceError(f"{url}: HTTP status {answer.status}: {said[:200]!r}")
+                raise SourceError(f"{url}: HTTP status {answer.status}: {answer.read(200)!r}")
             yield answer
         finally:
             answer.release_conn()
