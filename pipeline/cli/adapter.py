@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import os
-import tomllib
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from pipeline.cli import plugins
 from pipeline.cli.groups import FailedError
-from pipeline.cli.output import (
-    json_option,
-    print_json,
-    print_pairs,
-    report_option,
-    size_text,
-    status_line,
-)
+from pipeline.cli.ingesting import Instrument, check, line, publish, section
+from pipeline.cli.output import json_option, print_json, report_option, status_line
 from pipeline.cli.signals import stopping
-from pipeline.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pipeline.ingest import IngestReport
+from pipeline.ingest.report import IngestReport
 
 _COMMON: list[Callable[[Any], Any]] = [
     click.option("--beamtime", metavar="NAME", help="Beamtime of the streams; required."),
@@ -92,12 +80,13 @@ _COMMON: list[Callable[[Any], Any]] = [
 ]
 
 
-def _build(point: EntryPoint) -> click.Command:
+def build(point: EntryPoint) -> click.Command:
+    """Return the command of one adapter."""
     plugin = plugins.load(point)
 
     @click.pass_context
     def run(ctx: click.Context, /, **values: Any) -> None:
-        _run(ctx, plugin, values)
+        _run(Instrument(name=point.name, plugin=plugin, values=values), ctx)
 
     for option in reversed(_COMMON):
         run = option(run)
@@ -105,7 +94,7 @@ def _build(point: EntryPoint) -> click.Command:
     own = plugins.parameters(plugin, point)
     common = {parameter.name for parameter in command.params}
     command.params = [p for p in own if p.name not in common] + command.params
-    command.context_settings["default_map"] = _configured(point.name, command)
+    command.context_settings["default_map"] = section(point.name, command)
     return command
 
 
@@ -114,121 +103,68 @@ def _help(plugin: Any) -> str:
     return (
         f"{first}\n\nGoes on with streams that an earlier run left open. Ctrl-C or SIGTERM finish"
         " what is queued and leave them open. Settings can also stand in lichtstrom.toml under"
-        f" [adapter.{plugin.name}]."
+        f" [adapter.{plugin.name}]; `lichtstrom adapter run` publishes several instruments."
     )
 
 
-def _configured(name: str, command: click.Command) -> dict[str, Any]:
-    """Return the section of this adapter in lichtstrom.toml."""
-    path = Path(os.environ.get("LICHTSTROM_CONFIG", "lichtstrom.toml"))
-    try:
-        section = tomllib.loads(path.read_text()).get("adapter", {}).get(name, {})
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, AttributeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    known = [parameter.name for parameter in command.params if parameter.name]
-    for key in section:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            raise ConfigError(f"{path}: [adapter.{name}] {key} is unknown; {hint}")
-    return dict(section)
-
-
-def _run(ctx: click.Context, plugin: Any, values: dict[str, Any]) -> None:
-    settings = plugins.given(values, plugin)
+def _run(instrument: Instrument, ctx: click.Context) -> None:
+    values = instrument.values
     if values["check"]:
-        _check(plugin(**settings), as_json=values["as_json"])
+        check([instrument], as_json=values["as_json"])
         return
-    for name in ("beamtime", "detector"):
-        if not values[name]:
-            raise click.UsageError(f"Missing option '--{name}'.", ctx)
-    if values["after"] != "keep":
-        settings["after"] = values["after"]
-    report = _publish(plugin(**settings), values)
+    instrument.check_usage(ctx)
+    report = IngestReport()
+
+    def left() -> str:
+        return f"{report.frames - report.confirmed} frames were not flushed; their sources are kept"
+
+    with stopping(left) as stop, status_line(values["report_s"]) as say:
+        publish(
+            instrument,
+            stop=stop.event,
+            report=report,
+            on_progress=lambda so_far: say(
+                line(so_far), frames=so_far.frames, confirmed=so_far.confirmed
+            ),
+        )
+    if not report.not_flushed and stop.signum:
+        click.echo(line(report), err=True)
+        stop.exit_if_asked()
     if values["as_json"]:
         print_json(dataclasses.asdict(report))
     else:
-        click.echo(_line(report), err=True)
+        click.echo(line(report), err=True)
         for name in report.ended:
             click.echo(name)
     if report.not_flushed:
         raise FailedError(f"{report.not_flushed} frames were not flushed; their sources are kept")
 
 
-def _check(adapter: Any, *, as_json: bool) -> None:
-    try:
-        seen = dict(adapter.check())
-    finally:
-        adapter.close()
-    if as_json:
-        print_json(seen)
-    else:
-        print_pairs(seen)
+class AdapterGroup(plugins.PluginGroup):
+    """The adapters, and ``run`` for instruments of the settings file."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return ``run`` and the adapters' names."""
+        return ["run", *super().list_commands(ctx)]
 
-def _publish(adapter: Any, values: dict[str, Any]) -> IngestReport:
-    from pipeline.ingest import IngestReport, run
-    from pipeline.session import connect
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load a command."""
+        if cmd_name == "run":
+            from pipeline.cli.instruments import command as run
 
-    report = IngestReport()
-    after = values["after"]
+            return run
+        return super().get_command(ctx, cmd_name)
 
-    def left() -> str:
-        return f"{report.frames - report.confirmed} frames were not flushed; their sources are kept"
-
-    try:
-        with connect() as session, stopping(left) as stop, status_line(values["report_s"]) as say:
-            configured = session.settings.publish
-            durability = values["durability"] or (
-                configured.durability if after == "keep" else "disk"
-            )
-            report = run(
-                session,
-                adapter,
-                beamtime=values["beamtime"],
-                detector=values["detector"],
-                stream=values["stream"],
-                idle_end_s=values["idle_end_s"],
-                streams=values["streams"],
-                durability=durability,
-                spool=str(values["spool"] or configured.spool),
-                after=after,
-                takeover=values["takeover"],
-                hole_wait_s=values["hole_wait_s"],
-                flush_timeout_s=values["flush_timeout_s"],
-                stop=stop.event,
-                on_progress=lambda so_far: say(
-                    _line(so_far), frames=so_far.frames, confirmed=so_far.confirmed
-                ),
-                report=report,
-            )
-    finally:
-        adapter.close()
-    if not report.not_flushed and stop.signum:
-        click.echo(_line(report), err=True)
-    if not report.not_flushed:
-        stop.exit_if_asked()
-    return report
-
-
-def _line(report: IngestReport) -> str:
-    parts = [
-        f"{report.confirmed} of {report.frames} frames published",
-        size_text(report.nbytes),
-        f"{len(report.streams)} streams, {len(report.ended)} ended",
-    ]
-    if report.skipped:
-        parts.append(f"{report.skipped} were published before")
-    if report.quarantined:
-        parts.append(f"{report.quarantined} quarantined")
-    return ", ".join(parts)
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the adapters, and ``run`` by itself."""
+        super().format_commands(ctx, formatter)
+        with formatter.section("Several instruments"):
+            formatter.write_dl([("run", "Publish the instruments that lichtstrom.toml describes.")])
 
 
 command = click.group(
-    cls=plugins.PluginGroup,
+    cls=AdapterGroup,
     plugins="lichtstrom.adapters",
-    build=_build,
+    build=build,
     help="Publish what an instrument makes: `lichtstrom adapter NAME --help` tells its settings.",
 )(lambda: None)
