@@ -41,7 +41,10 @@ class InvalidFrameError(PipelineError, ValueError):
     """A frame that contradicts itself: nothing of it was published.
 
     ``field`` names what is wrong: number, shape, dtype, encoding, payload, attributes, ...
+    ``frame`` is its (number, module) where it is one of many frames of a file.
     """
+
+    frame: tuple[int, int] | None = None
 
     def __init__(self, field: str, problem: str) -> None:
         self.field = field
@@ -333,6 +336,12 @@ class QueueFullError(PipelineError):
 
 class SpoolError(PipelineError):
     """The local spool cannot be used: full, unreadable or not writable."""
+
+
+class SpoolFullError(SpoolError):
+    """The spool has reached its limit, or its disk is full; there is room when it was drained."""
+
+    retriable = True
 
 
 class ClosedError(PipelineError, ValueError):

@@ -6,7 +6,7 @@ import io
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -15,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.codecs import byte_view
 from pipeline.codecs.checksum import crc32c
 from pipeline.config import PublishSettings
 from pipeline.errors import (
@@ -23,13 +24,16 @@ from pipeline.errors import (
     InvalidArgumentError,
     InvalidFrameError,
     PipelineError,
+    QueueFullError,
     SpoolError,
     WriterActiveError,
 )
 from pipeline.frame import AttributeValue, Buffer
 from pipeline.naming import StreamId, attachment_key, check_name, new_nonce
+from pipeline.protocols import PlacedFrame
 from pipeline.publishing import claims, ending
 from pipeline.publishing.clock import Clock
+from pipeline.publishing.container import Row, checked_rows, drafts_of, fresh_rows, suffix_of
 from pipeline.publishing.draft import Layout
 from pipeline.publishing.inputs import LayoutChecks, integer, prepared
 from pipeline.publishing.opening import Claiming, Opened, needs_frame, open_stream
@@ -50,6 +54,9 @@ _TICK_S = 0.05
 _ANSWERS_S = 0.5
 #: Drafts from the spool that are on their way at a time: bounded memory, and writers get a turn.
 _DRAIN_AT_ONCE = 16
+#: A file is taken when fewer records than this are on their way: their number is not bounded by
+#: buffers, since their payloads are stored already.
+_RECORDS_AT_ONCE = 256
 #: How often more of them are moved.
 _DRAIN_S = 0.01
 #: One for all frames without attributes; nobody changes it.
@@ -257,6 +264,115 @@ class Publisher:
             self._next = max(self._next, chosen + 1)
             if fresh and self._packer.draft is not None:
                 self._clock.wake()  # a linger has begun
+
+    def write_file(
+        self,
+        payload: Buffer,
+        frames: Sequence[PlacedFrame],
+        *,
+        token: Any = None,
+        checksums: Sequence[int] | None = None,
+    ) -> int:
+        """Store a file as it is, once, and queue the frames in it; return how many are new.
+
+        The file is one object, byte for byte; it is there before the first frame is announced.
+        Frames that were published before are not announced again; if all were, the file is not
+        stored.  A writer that died in between has left an object without frames, or with some of
+        them: the next one stores the file anew for the rest.
+
+        Parameters
+        ----------
+        payload:
+            The whole file. It is read twice and never copied as a whole; a ``mmap`` keeps the
+            memory free. It may change or be closed once this has returned.
+        frames:
+            Where each frame lies. A range may be shared, and ranges need not touch.
+        token:
+            Comes back once from :meth:`take_confirmed`, when all of ``frames`` are safe.
+        checksums:
+            CRC-32C of each frame's bytes, where they are known already.
+
+        Blocks until the file is stored; with ``when_full = "block"`` also while broker or store
+        are away, and while the queue or the spool hold earlier frames.  A file is not copied to
+        the spool, nor are records that are left when the publisher closes: it waits where it is.
+
+        Raises
+        ------
+        InvalidFrameError
+            One of the frames, told by ``frame``; nothing of the file was published.
+        QueueFullError, StoreUnavailableError, BrokerUnavailableError
+            Not now, with ``when_full = "refuse"``; nothing of the file was published.
+        """
+        with self._turn:
+            with self._lock:
+                opened = self._wait_for_turn(sum(f.nbytes for f in frames) // max(1, len(frames)))
+            view = byte_view(payload)
+            rows = checked_rows(
+                view,
+                frames,
+                checksums,
+                start=self._start,
+                modules=self._modules,
+                layouts=self._layouts,
+            )
+            fresh = fresh_rows(rows, self._known)
+            key = self._store_file(opened, view, fresh[0]) if fresh else ""
+            with self._lock:
+                self._check_open()
+                self._announce_file(opened, fresh, key, token)
+                self._tally.repeated += len(rows) - len(fresh)
+            return len(fresh)
+
+    def _wait_for_turn(self, frame_nbytes: int) -> Opened:
+        """Wait until a file can be taken: nothing is spooled, and earlier records are out."""
+        refuse = self._settings.when_full == "refuse"
+        while True:
+            self._check_open()
+            if self._packer.opened is None and not self._spooling.active:
+                self._frame_nbytes = max(1, frame_nbytes)
+                self._open_or_spool()
+            opened = self._packer.direct
+            if opened is not None:
+                self._packer.dispatch()
+                if opened.window.in_flight < _RECORDS_AT_ONCE:
+                    return opened
+            if refuse:
+                self._tally.refused += 1
+                raise QueueFullError(f"{self.stream}: the queue is full; the file was not taken")
+            with self._unlocked():
+                self._spooling.wait(_TICK_S) if opened is None else opened.window.pause(_TICK_S)
+
+    def _store_file(self, opened: Opened, view: memoryview, first: Row) -> str:
+        """Put the file, without the lock; return its key."""
+        key = opened.window.file_key(first.layout[3], first.number, suffix_of(view))
+        pause_s = _TICK_S
+        while True:
+            try:
+                self._services.store.put(key, [view], durability=self._settings.durability)
+            except PipelineError as error:
+                if not error.retriable or self._settings.when_full == "refuse":
+                    raise
+                if pause_s == _TICK_S:
+                    log.warning("%s: waiting for the store: %s", self.stream, error)
+            else:
+                return key
+            opened.window.pause(pause_s)
+            pause_s = min(1.0, pause_s * 2)
+            self._check_open()
+
+    def _announce_file(self, opened: Opened, rows: list[Row], key: str, token: Any) -> None:
+        window, start = opened.window, opened.info.start
+        for draft in drafts_of(
+            rows,
+            key,
+            frames_per_chunk=start.frames_per_chunk,
+            segment_nbytes=self._settings.segment_nbytes,
+        ):
+            window.submit(draft, window.open(draft.layout[3], draft.numbers[0]))
+        for row in rows:
+            self._known.add(row.layout[3], row.number, row.content)
+            self._next = max(self._next, row.number + 1)
+        window.echo(token)  # after all records, and after those of frames given before
 
     @contextmanager
     def _unlocked(self) -> Iterator[None]:
@@ -561,8 +677,8 @@ class Publisher:
             self._packer.dispatch()
             opened = self._packer.opened
             for draft in opened.window.drafts() if opened is not None else []:
-                if isinstance(draft.tokens[-1], Spooled):
-                    continue  # its file is still there
+                if draft.blob or isinstance(draft.tokens[-1], Spooled):
+                    continue  # kept by its source; or its file is still there
                 self._spooling.put(draft, epoch=opened.epoch(draft.layout[3]) if opened else 0)
 
     def _shut(self) -> None:

@@ -20,7 +20,8 @@ from pipeline.errors import (
     TopicMissingError,
     WriterActiveError,
 )
-from pipeline.frame import AttributeValue
+from pipeline.frame import AttributeValue, FrameHeader
+from pipeline.ingest.batches import FileBatch
 from pipeline.ingest.report import IngestReport
 from pipeline.ingest.runs import (
     Print,
@@ -37,6 +38,7 @@ from pipeline.naming import StreamId, quote_part
 from pipeline.protocols import (
     AdapterEvent,
     DetectorAdapter,
+    PlacedFrame,
     Quarantined,
     SeriesBegin,
     SeriesEnd,
@@ -275,11 +277,7 @@ class Ingest:
     # -- frames ---------------------------------------------------------------------------------
 
     def _frame(self, event: SourceFrame) -> None:
-        source = self.sources.get(event.series)
-        if source is None:  # attached late: no begin was seen
-            self._begin(SeriesBegin(series=event.series))
-            source = self.sources[event.series]
-        source.active, source.touched_s = True, time.monotonic()
+        source = self._touched(event.series)
         header = event.header
         nbytes = byte_view(event.payload).nbytes
         entry = Print(crc32c(event.payload), nbytes, header.timestamp_ns)
@@ -292,19 +290,74 @@ class Ingest:
             self._turn(source, f"{event.source or header.number}: {verdict}")
         self._publish(source, event, entry)
 
+    def _touched(self, series: str) -> Source:
+        """Return the source of something that has come."""
+        if series not in self.sources:  # attached late: no begin was seen
+            self._begin(SeriesBegin(series=series))
+        source = self.sources[series]
+        source.active, source.touched_s = True, time.monotonic()
+        return source
+
     def _file(self, event: SourceFile) -> None:
-        view = byte_view(event.payload)
-        token = Shared(event.token, len(event.frames))
+        """Publish the frames of a file that are not published yet; one object for all of them."""
+        source = self._touched(event.series)
+        self._load(source)
+        batch = FileBatch(event, Shared(event.token))
         for placed in event.frames:
-            self._frame(
-                SourceFrame(
-                    series=event.series,
-                    header=placed.header,
-                    payload=view[placed.offset : placed.offset + placed.nbytes],
-                    token=token,
-                    source=event.source,
+            entry = batch.print_of(placed)
+            if entry is None:
+                self._not_taken(event, placed, "its bytes lie outside the file", batch.token)
+                continue
+            header = placed.header
+            verdict, stream = judge(source.streams, header.number, header.module, entry)
+            if verdict == "published" and stream is not None:
+                self._skip_placed(stream, batch, placed, entry)
+                continue
+            if verdict != "new":
+                self._publish_batch(source, batch)
+                self._turn(source, f"{event.source or header.number}: {verdict}")
+            batch.add(placed, entry)
+        self._publish_batch(source, batch)
+        self._release([batch.token])
+
+    def _skip_placed(
+        self, stream: RunStream, batch: FileBatch, placed: PlacedFrame, entry: Print
+    ) -> None:
+        """Leave out a frame that is published already; the file waits until it is safe."""
+        key = (placed.header.number, placed.header.module)
+        writer = self.writers.find(stream)
+        if writer is not None and key in writer.unconfirmed:
+            if writer.ending is None:
+                self.writers.write_file(
+                    writer, batch.file, [placed], [entry.checksum], batch.token.hold()
                 )
-            )
+            else:
+                batch.token.hold()
+        elif not self._may_go(stream):
+            batch.token.hold()
+        self.report.skipped += 1
+
+    def _publish_batch(self, source: Source, batch: FileBatch) -> None:
+        while batch.frames:
+            try:
+                stream, writer = self._writer(source)
+                self.writers.write_file(
+                    writer, batch.file, batch.frames, batch.checksums, batch.token
+                )
+            except StreamExistsError as error:
+                self._taken_away(source, error)
+            except InvalidFrameError as error:
+                self._not_taken(batch.file, batch.drop(error.frame), str(error), batch.token)
+            else:
+                batch.token.hold()
+                for placed, entry in batch.take():
+                    self._count(stream, placed.header, entry)
+
+    def _not_taken(self, file: SourceFile, placed: PlacedFrame, reason: str, token: Shared) -> None:
+        """Name a frame of a file that is not one; the file is kept."""
+        token.hold()
+        where = f"{file.source}#{placed.header.number}"
+        self._quarantined(Quarantined(series=file.series, source=where, reason=reason))
 
     def _load(self, source: Source) -> None:
         """Read back, once, what the streams of this source hold."""
@@ -340,13 +393,19 @@ class Ingest:
         if writer is not None and key in writer.unconfirmed:
             if writer.ending is None:
                 self.writers.write(writer, event)  # the publisher knows it; the token comes back
-        elif self.keeps or stream.on_disk:
+        elif self._may_go(stream):
             self._release([event.token])
-        elif stream.name not in self.warned:
+
+    def _may_go(self, stream: RunStream) -> bool:
+        """Tell whether what the stream has needs its sources no more."""
+        if self.keeps or stream.on_disk:
+            return True
+        if stream.name not in self.warned:
             self.warned.add(stream.name)
             log.warning(
                 "sources are kept, stream=%s was not published with durability=disk", stream.name
             )
+        return False
 
     def _turn(self, source: Source, reason: str) -> None:
         """Go on in a new stream: nothing conflicts, nothing is skipped in silence."""
@@ -358,35 +417,42 @@ class Ingest:
 
     def _publish(self, source: Source, event: SourceFrame, entry: Print) -> None:
         while True:
-            if not source.streams:
-                self._open_new(source)
-            stream = source.streams[-1]
             try:
-                writer = source.writer or self._open(source, stream)
+                stream, writer = self._writer(source)
                 self.writers.write(writer, event)
             except StreamExistsError as error:
-                if source.writer is not None and source.writer.unconfirmed:
-                    raise  # what it was given is not published: start again and look
-                log.warning("%s", error)
-                source.writer, stream.ended = None, True
-                self._open_new(source)
+                self._taken_away(source, error)
             except InvalidFrameError as error:
                 note = Quarantined(series=event.series, source=event.source, reason=str(error))
                 self._quarantined(note)
                 return
             else:
-                break
+                self._count(stream, event.header, entry)
+                return
+
+    def _writer(self, source: Source) -> tuple[RunStream, Writer]:
+        """Return the stream that new frames of a source belong to, open."""
+        if not source.streams:
+            self._open_new(source)
+        stream = source.streams[-1]
+        return stream, source.writer or self._open(source, stream)
+
+    def _taken_away(self, source: Source, error: StreamExistsError) -> None:
+        """Go on in a new stream: somebody has ended the last one, or has its name."""
+        if source.writer is not None and source.writer.unconfirmed:
+            raise error  # what it was given is not published: start again and look
+        log.warning("%s", error)
+        source.writer, source.streams[-1].ended = None, True
+        self._open_new(source)
+
+    def _count(self, stream: RunStream, header: FrameHeader, entry: Print) -> None:
         if stream.frames is not None:
-            stream.frames.add(event.header.number, event.header.module, entry)
+            stream.frames.add(header.number, header.module, entry)
         self.report.frames += 1
         self.report.nbytes += entry.nbytes
 
     def _quarantined(self, event: Quarantined) -> None:
-        source = self.sources.get(event.series)
-        if source is None:
-            self._begin(SeriesBegin(series=event.series))
-            source = self.sources[event.series]
-        source.active, source.touched_s = True, time.monotonic()
+        source = self._touched(event.series)
         if any(event.source in stream.quarantined for stream in source.streams):
             return  # an earlier run has said so
         self.report.quarantined += 1

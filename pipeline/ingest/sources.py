@@ -35,15 +35,20 @@ class Source:
 
 @dataclass(slots=True, eq=False)
 class Shared:
-    """The token of a file, given with each of its frames; it counts when the last comes back."""
+    """The token of a file; it counts when all holds on it are gone."""
 
     token: Any
-    left: int
+    holds: int = 1
+
+    def hold(self) -> Shared:
+        """Have it wait for one more."""
+        self.holds += 1
+        return self
 
     def waits(self) -> bool:
-        """Count one frame; tell whether others are still missing."""
-        self.left -= 1
-        return self.left > 0
+        """Take one hold away; tell whether others are left."""
+        self.holds -= 1
+        return self.holds > 0
 
 
 def found_sources(summaries: Iterable[Any], wanted: str) -> list[Source]:

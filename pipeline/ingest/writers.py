@@ -21,7 +21,14 @@ from pipeline.errors import (
 )
 from pipeline.frame import AttributeValue
 from pipeline.ingest.runs import RunStream
-from pipeline.protocols import Quarantined, SeriesBegin, SeriesEnd, SourceFrame
+from pipeline.protocols import (
+    PlacedFrame,
+    Quarantined,
+    SeriesBegin,
+    SeriesEnd,
+    SourceFile,
+    SourceFrame,
+)
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -206,19 +213,42 @@ class Writers:
                 shape=header.shape,
                 dtype=header.dtype,
                 module=header.module,
-                token=(key, frame.token),
+                token=((key,), frame.token),
             )
 
+        self._wait_for_room(lambda: self.wait_for(attempt))
+        writer.unconfirmed.add(key)
+
+    def write_file(
+        self,
+        writer: Writer,
+        file: SourceFile,
+        frames: Sequence[PlacedFrame],
+        checksums: Sequence[int],
+        token: Any,
+    ) -> None:
+        """Have a file stored and these of its frames announced; wait for room, and for servers.
+
+        Raises StoppedError, and what ``Publisher.write_file`` raises.
+        """
+        keys = tuple((placed.header.number, placed.header.module) for placed in frames)
+
+        def attempt() -> None:
+            self.open(writer)
+            writer.out.write_file(file.payload, frames, checksums=checksums, token=(keys, token))
+
+        # Also with a spool: a file is kept by its source, so it waits there.
+        self._wait_for_room(lambda: self.wait_for(attempt, always=True))
+        writer.unconfirmed.update(keys)
+
+    def _wait_for_room(self, call: Callable[[], None]) -> None:
         while True:
             try:
-                self.wait_for(attempt)
+                return call()
             except QueueFullError:
                 if self._stop.wait(_ROOM_S):
                     raise StoppedError from None
                 self.confirm()
-            else:
-                writer.unconfirmed.add(key)
-                return
 
     def find(self, stream: RunStream) -> Writer | None:
         """Return the writer of a stream, if it has one."""
@@ -237,7 +267,8 @@ class Writers:
     def _take_confirmed(self, writer: Writer) -> None:
         confirmed = writer.out.take_confirmed() if writer.out is not None else ()
         if confirmed:
-            writer.unconfirmed.difference_update(key for key, _ in confirmed)
+            for keys, _ in confirmed:
+                writer.unconfirmed.difference_update(keys)
             self._on_confirmed([token for _, token in confirmed])
 
     # -- beside the frames ----------------------------------------------------------------------

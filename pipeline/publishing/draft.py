@@ -22,7 +22,7 @@ Layout = tuple[tuple[int, ...], str, str, int]  # shape, dtype, encoding, module
 #: A record may hold 900 kB; past this many bytes of columns a draft is closed. The rest is for
 #: payloads inside the record and for what the attributes of the last frame may take.
 MAX_COLUMNS_NBYTES = 750_000
-_ROW_NBYTES = 36
+ROW_NBYTES = 36
 #: Guards the counts of drafts that share a buffer.
 _SHARES = threading.Lock()
 
@@ -105,13 +105,16 @@ class Draft:
     rejected: list[int] = field(default_factory=list)
     #: Set for what was taken under an earlier claim and waited in a spool.
     epoch: int | None = None
+    #: The object that has the payloads already, among other things, and where in it they begin.
+    blob: str = ""
+    offsets: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def takes(self, layout: Layout, number: int, nbytes: int, attribute_nbytes: int) -> bool:
         """Whether one more frame fits."""
-        record = (len(self.numbers) + 1) * _ROW_NBYTES + self.attribute_nbytes + attribute_nbytes
+        record = (len(self.numbers) + 1) * ROW_NBYTES + self.attribute_nbytes + attribute_nbytes
         return (
             layout == self.layout
             and number > self.numbers[-1]
@@ -204,7 +207,7 @@ class Draft:
             inline=inline,
             numbers=np.array(self.numbers, dtype=np.int64),
             timestamps_ns=np.array(self.timestamps_ns, dtype=np.int64),
-            offsets=np.cumsum(lengths) - lengths,
+            offsets=np.array(self.offsets) if self.blob else np.cumsum(lengths) - lengths,
             lengths=lengths.astype(np.uint32),
             checksums=np.array(self.checksums, dtype=np.uint32),
             digests=np.array(self.digests, dtype=np.uint32),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -34,6 +35,9 @@ class Progress:
         self._hole_wait_s = hole_wait_s
         self._clock = clock
         self._pending: dict[int, int] = {}
+        #: (first number, ticket), some of them of tickets that are not pending any more: a file
+        #: may have 100,000 tickets, and their least number is asked for with each record.
+        self._lowest: list[tuple[int, int]] = []
         #: [first, last, deadline] of numbers that were skipped and may still come.
         self._holes: deque[list[float]] = deque()
 
@@ -83,6 +87,7 @@ class Progress:
     def queued(self, ticket: int, first_number: int) -> None:
         """Note frames from ``first_number`` on as queued; they hold the floor."""
         self._pending[ticket] = first_number
+        heapq.heappush(self._lowest, (first_number, ticket))
 
     def acknowledged(self, ticket: int) -> None:
         """Note that the frames of a ticket are on the topic."""
@@ -96,8 +101,10 @@ class Progress:
         while self._holes and self._holes[0][2] <= now:
             self._holes.popleft()
         bound = self.highest + 1
-        if self._pending:
-            bound = min(bound, *self._pending.values())
+        while self._lowest and self._lowest[0][1] not in self._pending:
+            heapq.heappop(self._lowest)
+        if self._lowest:
+            bound = min(bound, self._lowest[0][0])
         if self._holes:
             bound = min(bound, int(self._holes[0][0]))
         self.floor = max(self.floor, bound)

@@ -186,7 +186,7 @@ class Packer:
 
     def release(self, draft: Draft) -> None:
         """Take a draft's buffer back; called from any thread."""
-        if draft.returned():
+        if not draft.blob and draft.returned():
             self._give_back(draft.buffer)
 
     def _give_back(self, buffer: npt.NDArray[np.uint8]) -> None:

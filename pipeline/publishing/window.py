@@ -12,7 +12,7 @@ import logging
 import queue
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -106,7 +106,8 @@ class Window:
         self._uploads: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
         self._in_order: deque[Entry] = deque()
         self._acked: list[Entry] = []
-        self._unconfirmed: dict[int, Entry] = {}
+        #: By ticket, which only rises: the first is the oldest.
+        self._unconfirmed: OrderedDict[int, Entry] = OrderedDict()
         self._echoes: list[tuple[int, Any]] = []
         self._ticket = 0
         self._stop = threading.Event()
@@ -170,10 +171,16 @@ class Window:
 
             def is_empty() -> bool:
                 echoed = not self._echoes or self._echoes[0][0] > last
-                return echoed and min(self._unconfirmed, default=last + 1) > last
+                return echoed and self._oldest(last + 1) > last
 
             self.changed.wait_for(lambda: self.failure is not None or is_empty(), timeout_s)
             return is_empty()
+
+    def pause(self, timeout_s: float) -> None:
+        """Wait until something changes, or the time is over."""
+        with self.changed:
+            if self.failure is None:
+                self.changed.wait(timeout_s)
 
     def drafts(self) -> list[Draft]:
         """Return what is not on the topic yet, for a spool that takes over at the last moment.
@@ -202,31 +209,46 @@ class Window:
     def _stored(self, entry: Entry) -> Segment | None:
         """Write the payload; return the record without floor and ceil, None when stopped."""
         draft, held = entry.draft, self._held[entry.draft.layout[3]]
+        if draft.blob:  # of a file that was stored as a whole
+            return self._segment(draft, draft.blob, b"")
         inline = draft.used <= min(self._settings.inline_nbytes, _MAX_INLINE_NBYTES)
         blob = ""
         if draft.used and not inline:
-            blob = segment_key(
-                self._prefix,
-                epoch=held.claim.epoch,
-                # A draining publisher writes under a claim that is not its own.
-                nonce=self._drain_nonce or self.role.member or held.claim.nonce,
-                module=draft.layout[3],
-                first=draft.numbers[0],
-                sequence=entry.ticket,
-                suffix=SUFFIXES.get(draft.layout[2], ".bin") if len(draft) == 1 else ".bin",
-            )
+            suffix = SUFFIXES.get(draft.layout[2], ".bin") if len(draft) == 1 else ".bin"
+            blob = self._key(held, entry.ticket, draft.numbers[0], suffix)
             if not self._put(blob, draft):
                 return None
+        return self._segment(draft, blob, bytes(draft.payload) if inline else b"")
+
+    def _segment(self, draft: Draft, blob: str, inline: bytes) -> Segment:
         return draft.segment(
             stream_key=self._info.start.stream_key,
-            epoch=held.claim.epoch,
+            epoch=self._held[draft.layout[3]].claim.epoch,
             floor=NO_FLOOR,
             ceil=NO_CEIL,
             blob=blob,
-            inline=bytes(draft.payload) if inline else b"",
+            inline=inline,
             member=self.role.member,
             generation=self.role.generation,
         )
+
+    def _key(self, held: Held, sequence: int, first: int, suffix: str) -> str:
+        return segment_key(
+            self._prefix,
+            epoch=held.claim.epoch,
+            # A draining publisher writes under a claim that is not its own.
+            nonce=self._drain_nonce or self.role.member or held.claim.nonce,
+            module=held.claim.module,
+            first=first,
+            sequence=sequence,
+            suffix=suffix,
+        )
+
+    def file_key(self, module: int, first: int, suffix: str) -> str:
+        """Return a new key for a file whose first frame is ``first``."""
+        with self.changed:
+            self._ticket += 1  # no draft will have it
+            return self._key(self._held[module], self._ticket, first, suffix)
 
     def _put(self, key: str, draft: Draft) -> bool:
         """Put until it succeeds; False when stopped first. Raises what cannot pass by waiting."""
@@ -305,8 +327,10 @@ class Window:
         return self._stop.is_set() or self.failure is not None
 
     def _echo_due(self) -> bool:
-        oldest = min(self._unconfirmed, default=self._ticket + 1)
-        return bool(self._echoes) and self._echoes[0][0] < oldest
+        return bool(self._echoes) and self._echoes[0][0] < self._oldest(self._ticket + 1)
+
+    def _oldest(self, default: int) -> int:
+        return next(iter(self._unconfirmed), default)
 
     def _look(self) -> bool:
         """Look at the catalogue until it answers; False when stopped or superseded."""
