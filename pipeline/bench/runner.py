@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.bench.ground import Ground, prepared
+from pipeline.bench.instruments import INSTRUMENTS, whole
 from pipeline.bench.lookup import at_random, selecting
 from pipeline.bench.rates import flat_out, latency, sustained
 from pipeline.bench.resources import memory, publisher_cpu
@@ -37,15 +39,22 @@ ROWS: Mapping[str, Measure] = {
     "memory.reader": memory,
     "import.pipeline": start_up,
     "import.help": start_up,
+    **{f"detector.{name}": whole for name in INSTRUMENTS},
 }
 
 
 def chosen(names: Sequence[str]) -> list[str]:
-    """Return the rows of these names, all without any. Raises InvalidArgumentError."""
-    unknown = [name for name in names if name not in ROWS]
-    if unknown:
-        raise InvalidArgumentError("ID", f"{unknown[0]!r} is none of {', '.join(ROWS)}")
-    return list(dict.fromkeys(names)) or list(ROWS)
+    """Return the rows of these names or shell patterns, all without any.
+
+    Raises InvalidArgumentError.
+    """
+    found: dict[str, None] = {}
+    for name in names:
+        matching = fnmatch.filter(ROWS, name)
+        if not matching:
+            raise InvalidArgumentError("ID", f"{name!r} is none of {', '.join(ROWS)}")
+        found.update(dict.fromkeys(matching))
+    return list(found) or list(ROWS)
 
 
 def measure(

@@ -13,7 +13,7 @@ from pipeline.errors import InvalidArgumentError
 
 @click.command()
 @click.argument("ids", nargs=-1, metavar="[ID]...")
-@click.option("--quick", is_flag=True, help="Smaller counts; all rows in under 5 minutes.")
+@click.option("--quick", is_flag=True, help="Smaller counts; all rows in under 10 minutes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.option(
     "--home",
@@ -25,8 +25,8 @@ from pipeline.errors import InvalidArgumentError
 def command(ids: tuple[str, ...], quick: bool, as_json: bool, home: Path | None) -> None:
     """Measure rates, latencies, memory, start-up, each beside its physical limit.
 
-    ID is the name of a row, such as publish.file.1200kB; without any all are measured. Needs 20 GB
-    of disk, which are free again afterwards. Exit status 1 if a row could not be measured.
+    ID is the name of a row, such as publish.file.1200kB, or a pattern, such as 'detector.*' (whole
+    instruments, from simulator to reader); without any all are measured. Needs 20 GB of disk, which are free again afterwards. Exit status 1 if a row could not be measured.
     """
     from rich.console import Console
 
