@@ -167,5 +167,6 @@ def test_the_simulator_shares_no_code_with_the_reader(name: str) -> None:
         "pipeline.codecs.byte_offset",
         "pipeline.detectors.options",  # what the command line asks for; reads no bytes
         "pipeline.detectors.pilatus.sim_files",
+        "pipeline.detectors.scene",  # what is seen; knows no format
         "pipeline.errors",
     }

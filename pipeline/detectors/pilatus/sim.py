@@ -23,6 +23,7 @@ import numpy.typing as npt
 from pipeline.codecs.byte_offset import encode_byte_offset
 from pipeline.detectors.options import Option
 from pipeline.detectors.pilatus.sim_files import cbf_file, edf_file, md5_text, tiff_file
+from pipeline.detectors.scene import Geometry, expected_counts, noisy, plant_spots
 from pipeline.errors import InvalidArgumentError
 
 #: (columns, rows) of modules; a module has 487 x 195 pixels.
@@ -31,6 +32,9 @@ FORMATS = ("cbf", "tif", "edf")
 _MODULE = (195, 487)
 _GAP = (17, 7)
 _PIXEL_SIZE_M = 172e-6
+_WAVELENGTH_A = 0.99987
+# gives a CBF of one byte per pixel, as a real exposure does
+_MEAN_COUNTS = 3.0
 _CUTOFF = 1048500
 # Images encoded once and then written again and again, so that 200 Hz cost little; their number is
 # bounded by the time to make them, 0.7 s for a 6M.
@@ -51,9 +55,9 @@ class _Scene:
 class PilatusSimulator:
     """Writes a series of Pilatus images at a steady rate.
 
-    The images show powder rings with Bragg spots over a background, all with counting noise, and
-    -1 in the gaps between the modules; up to eight of them take turns.  Header values advance from
-    frame to frame as in a rotation scan.  Not for use from several threads.
+    The images show powder rings of LaB6 with Bragg spots over a background, all with counting
+    noise, and -1 in the gaps between the modules; up to eight of them take turns.  Header values
+    advance from frame to frame as in a rotation scan.  Not for use from several threads.
 
     Parameters
     ----------
@@ -128,6 +132,9 @@ class PilatusSimulator:
         self.prefix = prefix
         self.model = model if shape is None else "custom"
         self.shape = shape or shape_of(model)
+        self.geometry = Geometry.fitting(
+            self.shape, pixel_m=_PIXEL_SIZE_M, wavelength_a=_WAVELENGTH_A
+        )
         self.ending = ending
         self.start_number = start_number
         self.in_place = in_place
@@ -281,9 +288,9 @@ class PilatusSimulator:
             "Trim_file: simulated.bin",
             f"Image_path: {self.directory.name}/",
             "Retrigger_mode: 1",
-            "Wavelength 0.99987 A",
+            f"Wavelength {self.geometry.wavelength_a} A",
             "Energy_range (0, 0) eV",
-            "Detector_distance 0.20000 m",
+            f"Detector_distance {self.geometry.distance_m:.5f} m",
             "Detector_Voffset 0.00000 m",
             f"Beam_xy ({columns / 2:.2f}, {rows / 2:.2f}) pixels",
             "Flux 1.0e+11",
@@ -303,37 +310,14 @@ class PilatusSimulator:
         return [f"# {line}" for line in lines]
 
     def _make_scene(self) -> _Scene:
-        rows, columns = self.shape
-        radius = np.hypot(
-            np.arange(rows)[:, None] - rows / 2, np.arange(columns)[None, :] - columns / 2
-        )
-        mean = 0.5 + 4 * np.exp(-radius / 150)
-        for ring in (0.18, 0.31, 0.42):
-            mean += 5 * np.exp(-(((radius - ring * max(rows, columns)) / 3) ** 2))
-        spots = self._plant_spots(mean)
-        image = self._rng.poisson(mean).astype(np.int32)
-        if self._modules:
-            image[gaps_of(self._modules)] = -1
+        gaps = gaps_of(self._modules) if self._modules else None
+        counts = expected_counts(self.shape, mean=_MEAN_COUNTS, geometry=self.geometry)
+        wanted = int(self._rng.integers(5, 40))
+        spots = plant_spots(counts, self._rng, count=wanted, mask=gaps)
+        image = noisy(counts, self._rng, dtype="int32", saturation=_CUTOFF)
+        if gaps is not None:
+            image[gaps] = -1
         return _encoded(image, spots)
-
-    def _plant_spots(self, mean: npt.NDArray[np.float64]) -> list[tuple[int, int]]:
-        """Add Bragg spots to a picture, each inside one module; return their centres."""
-        rows, columns = mean.shape
-        gaps = gaps_of(self._modules) if self._modules else np.zeros(mean.shape, bool)
-        profile = np.exp(-0.5 * (np.arange(-3, 4) / 1.2) ** 2)
-        spots: list[tuple[int, int]] = []
-        if min(rows, columns) < 16:
-            return spots
-        for _ in range(int(self._rng.integers(5, 40))):
-            row = int(self._rng.integers(4, rows - 4))
-            column = int(self._rng.integers(4, columns - 4))
-            window = np.s_[row - 3 : row + 4, column - 3 : column + 4]
-            near = any(abs(row - r) < 9 and abs(column - c) < 9 for r, c in spots)
-            if near or gaps[window].any():
-                continue
-            mean[window] += self._rng.uniform(200, 4000) * np.outer(profile, profile)
-            spots.append((row, column))
-        return sorted(spots)
 
 
 def shape_of(model: str) -> tuple[int, int]:
