@@ -103,6 +103,7 @@ def test_what_may_pass_by_itself_is_retriable_and_bad_input_is_not() -> None:
         "BrokerUnavailableError",
         "FlushTimeoutError",
         "QueueFullError",
+        "SpoolFullError",
         "StoreFullError",
         "StoreUnavailableError",
         "StreamTimeoutError",
