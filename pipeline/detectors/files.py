@@ -8,16 +8,16 @@ quarantined with the reason.
 from __future__ import annotations
 
 import logging
+import math
 import os
-import re
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from pipeline.detectors.after import AFTER, let_go
+from pipeline.detectors.found import FileSeries, FoundFile, Waiting, compile_name
 from pipeline.detectors.options import Option
 from pipeline.detectors.reading import (
     FileHeader,
@@ -29,39 +29,25 @@ from pipeline.detectors.reading import (
 )
 from pipeline.detectors.watch import Method, ReadyFile, SortKey, Watcher, look
 from pipeline.errors import InvalidArgumentError, InvalidFrameError
-from pipeline.frame import INT64_MAX, AttributeValue, FrameHeader
+from pipeline.frame import INT64_MAX, AttributeValue, Buffer, FrameHeader
 from pipeline.protocols import AdapterEvent, Quarantined, SeriesBegin, SeriesEnd, SourceFrame
 
 log = logging.getLogger(__name__)
-__all__ = ["FileHeader", "FilesAdapter", "ImageHeader", "Reader"]
+__all__ = [
+    "FileHeader",
+    "FileSeries",
+    "FilesAdapter",
+    "FoundFile",
+    "ImageHeader",
+    "Reader",
+    "Waiting",
+]
 
 #: Digits before the extension: ``scan_7_0012.tif`` is number 12 of ``scan_7_``.
 NAME_PATTERN = r"(?P<prefix>.*?)(?P<number>[0-9]+)"
 PATTERNS = ("*.cbf", "*.tif", "*.tiff", "*.edf")
 #: Growing files are looked at so often, seconds.
 _LOOK_S = 0.1
-
-
-@dataclass(slots=True)
-class _Series:
-    """One (sub-directory, prefix, extension) that goes on."""
-
-    key: str
-    last_s: float
-    begun: bool = False
-    layout: tuple[tuple[int, ...], str] | None = None
-    number: int = -1
-    #: Files not whole yet; the series does not end before they are settled.
-    waiting: int = 0
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """A file that could not be read and may still grow."""
-
-    file: ReadyFile
-    reason: str
-    since_s: float
 
 
 class FilesAdapter:
@@ -100,6 +86,8 @@ class FilesAdapter:
     name = "files"
     #: Header values that change from frame to frame by nature: never metadata of the stream.
     varying: ClassVar[frozenset[str]] = frozenset()
+    #: When polling, a file must not have changed for so many seconds to be read.
+    stable_s: ClassVar[float] = 0.0
 
     def __init__(
         self,
@@ -128,10 +116,10 @@ class FilesAdapter:
         self._clock = clock
         self._host = socket.gethostname()
         self._move_to = os.fspath(move_to) or str(Path(self.directory) / "published")
-        self._name = _compile(name_pattern or NAME_PATTERN)
+        self._name = compile_name(name_pattern or NAME_PATTERN)
         self._readers = self.readers()
-        self._series: dict[str, _Series] = {}
-        self._waiting: dict[str, _Waiting] = {}
+        self._series: dict[str, FileSeries] = {}
+        self._waiting: dict[str, Waiting] = {}
         self._watcher = Watcher(
             self.directory,
             patterns=patterns.split(",") if isinstance(patterns, str) else patterns,
@@ -139,6 +127,7 @@ class FilesAdapter:
             recursive=recursive,
             method=method,
             poll_s=poll_every_s,
+            stable_polls=max(1, math.ceil(self.stable_s / poll_every_s)) if poll_every_s > 0 else 1,
             order=self._order,
         )
 
@@ -254,31 +243,56 @@ class FilesAdapter:
         series = self._series_of(file.path, prefix, extension)
         series.last_s = self._clock()
         try:
-            token, payload = read_file(file.path)
-            header, frame = self._parse(payload, number, extension, token)
-            self._check_layout(series, header, number)
+            token, payload = self._read(file.path)
+            events = self._frames(
+                series,
+                FoundFile(
+                    prefix=prefix,
+                    number=number,
+                    extension=extension,
+                    token=token,
+                    payload=payload,
+                ),
+            )
         except FileNotFoundError:
             self.vanished += 1
             self._settle(file.path, series)
             log.warning("file vanished before it was read path=%s", file.path)
         except (ValueError, OSError) as error:
-            self._put_off(file, series, reason_of(error))
+            locked = isinstance(error, PermissionError)
+            self._put_off(file, series, reason_of(error), locked=locked)
         else:
             self._settle(file.path, series)
-            series.number = max(series.number, number)
-            yield from self._begin(series, prefix, extension, file.path, header)
-            source = self._relative(file.path)
-            yield SourceFrame(
+            yield from events
+
+    def _read(self, path: str) -> tuple[ReadyFile, Buffer]:
+        """Return the file's identity and bytes; OSError or ValueError: not now, perhaps later."""
+        return read_file(path)
+
+    def _frames(self, series: FileSeries, found: FoundFile) -> list[AdapterEvent]:
+        """Return what a file gives, its series' begin included; ValueError: it is not whole.
+
+        Nothing of the series may have changed when it raises.
+        """
+        payload, token = found.payload, found.token
+        header, frame = self._parse(payload, found.number, found.extension, token)
+        self._check_layout(series, header, found.number)
+        series.number = max(series.number, found.number)
+        source = self._relative(token.path)
+        return [
+            *self._begin(series, found.prefix, found.extension, token.path, header),
+            SourceFrame(
                 series=series.key, header=frame, payload=payload, token=token, source=source
-            )
+            ),
+        ]
 
     def _parse(
-        self, payload: bytes, number: int, extension: str, file: ReadyFile
+        self, payload: Buffer, number: int, extension: str, file: ReadyFile
     ) -> tuple[ImageHeader, FrameHeader]:
         reader = self._readers.get(extension)
         if reader is None:
             raise InvalidFrameError("encoding", f"no reader for files named *{extension}")
-        if not payload:
+        if not len(payload):
             raise InvalidFrameError("payload", "zero bytes")
         header = reader(payload)
         time_ns = header.timestamp_ns
@@ -292,7 +306,7 @@ class FilesAdapter:
         )
 
     @staticmethod
-    def _check_layout(series: _Series, header: ImageHeader, number: int) -> None:
+    def _check_layout(series: FileSeries, header: ImageHeader, number: int) -> None:
         """Let shape and type change only where the numbers start again: another acquisition."""
         layout = (tuple(header.shape), header.dtype)
         if series.layout not in (None, layout) and number > series.number:
@@ -301,7 +315,7 @@ class FilesAdapter:
 
     def _begin(
         self,
-        series: _Series,
+        series: FileSeries,
         prefix: str,
         extension: str,
         path: str,
@@ -315,22 +329,31 @@ class FilesAdapter:
             series=series.key,
             name=prefix.strip("_-. ") or None,
             metadata=self.metadata(header) if header else {},
-            run={
-                "adapter": self.name,
-                "host": self._host,
-                "directory": path.rpartition("/")[0],
-                "prefix": prefix,
-                "extension": extension,
-            },
+            run=self._facts(prefix, extension, path),
         )
+
+    def _facts(self, prefix: str, extension: str, path: str) -> dict[str, AttributeValue]:
+        """Return by what the series of a file is found again."""
+        return {
+            "adapter": self.name,
+            "host": self._host,
+            "directory": path.rpartition("/")[0],
+            "prefix": prefix,
+            "extension": extension,
+        }
 
     # -- files that are not whole ---------------------------------------------------------------
 
-    def _put_off(self, file: ReadyFile, series: _Series, reason: str) -> None:
-        series.waiting += file.path not in self._waiting
-        self._waiting[file.path] = _Waiting(file, reason, self._clock())
+    def _put_off(
+        self, file: ReadyFile, series: FileSeries, reason: str, *, locked: bool = False
+    ) -> None:
+        before = self._waiting.get(file.path)
+        series.waiting += before is None
+        same = before is not None and before.locked and before.file == file
+        since_s = before.since_s if before is not None and same else self._clock()
+        self._waiting[file.path] = Waiting(file, reason, since_s, locked)
 
-    def _settle(self, path: str, series: _Series) -> None:
+    def _settle(self, path: str, series: FileSeries) -> None:
         if self._waiting.pop(path, None) is not None:
             series.waiting -= 1
 
@@ -343,8 +366,10 @@ class FilesAdapter:
                 yield from self._take(file or waiting.file)
             elif self._clock() - waiting.since_s >= self._grace_s:
                 yield from self._quarantine(waiting)
+            elif waiting.locked:
+                yield from self._take(file)
 
-    def _quarantine(self, waiting: _Waiting) -> Iterator[AdapterEvent]:
+    def _quarantine(self, waiting: Waiting) -> Iterator[AdapterEvent]:
         path = waiting.file.path
         prefix, _, extension = self._split(path)
         series = self._series_of(path, prefix, extension)
@@ -363,14 +388,18 @@ class FilesAdapter:
         for series in list(self._series.values()):
             if not series.waiting and now - series.last_s >= self.idle_end_s:
                 del self._series[series.key]
-                yield SeriesEnd(series=series.key)
+                yield from self._end(series)
 
-    def _series_of(self, path: str, prefix: str, extension: str) -> _Series:
+    def _end(self, series: FileSeries) -> Iterator[AdapterEvent]:
+        """Yield the end of a series, and what had to wait for it."""
+        yield SeriesEnd(series=series.key)
+
+    def _series_of(self, path: str, prefix: str, extension: str) -> FileSeries:
         directory = self._relative(path).rpartition("/")[0]
         key = f"{directory}/{prefix}*{extension}" if directory else f"{prefix}*{extension}"
         series = self._series.get(key)
         if series is None:
-            series = self._series[key] = _Series(key, self._clock())
+            series = self._series[key] = FileSeries(key, self._clock())
         return series
 
     def _split(self, path: str) -> tuple[str, int, str]:
@@ -384,13 +413,3 @@ class FilesAdapter:
 
     def _relative(self, path: str) -> str:
         return path[len(self.directory) + 1 :]
-
-
-def _compile(pattern: str) -> re.Pattern[str]:
-    try:
-        compiled = re.compile(pattern, re.DOTALL)
-    except re.error as error:
-        raise InvalidArgumentError("name_pattern", f"{pattern!r}: {error}") from error
-    if not {"prefix", "number"} <= set(compiled.groupindex):
-        raise InvalidArgumentError("name_pattern", f"{pattern!r} lacks group prefix or number")
-    return compiled
