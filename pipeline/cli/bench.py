@@ -26,7 +26,8 @@ def command(ids: tuple[str, ...], quick: bool, as_json: bool, home: Path | None)
     """Measure rates, latencies, memory, start-up, each beside its physical limit.
 
     ID is the name of a row, such as publish.file.1200kB, or a pattern, such as 'detector.*' (whole
-    instruments, from simulator to reader); without any all are measured. Needs 20 GB of disk, which are free again afterwards. Exit status 1 if a row could not be measured.
+    instruments, from simulator to reader); without any all are measured. Needs 20 GB of disk, which
+    are free again afterwards. Exit status 1 if a row could not be measured.
     """
     from rich.console import Console
 
