@@ -115,16 +115,22 @@ class Links:
         self,
         action: Callable[[Link, float], T],
         translate: Callable[[Exception, Link], Exception],
+        *,
+        work_s: float = 0.0,
     ) -> T:
         """Return what ``action`` returns on the first link where it succeeds.
 
         ``action`` gets a link and the seconds it may take.  What it raises goes through
         ``translate``; an error that may pass sets the link aside and the next one is tried.
+        ``work_s``: what a server that works needs at most, beyond answering at all.
         """
-        end_s = time.monotonic() + self._timeout_s
+        allowed_s = self._timeout_s
+        while allowed_s < self._timeout_s + work_s:
+            allowed_s *= 2  # steps, for the reason that _budget has
+        end_s = time.monotonic() + allowed_s
         last: Exception = StoreUnavailableError(self._store, "no time to ask it")
         for link, alone in self._tries(end_s):
-            budget_s = self._budget(end_s - time.monotonic(), alone=alone)
+            budget_s = self._budget(allowed_s, end_s - time.monotonic(), alone=alone)
             if budget_s is None:
                 break
             if link.aside_until_s:  # its trial: the others pass it by until that has succeeded
@@ -167,14 +173,14 @@ class Links:
         now_s = time.monotonic()
         return sorted(turned, key=lambda link: link.aside_until_s > now_s)
 
-    def _budget(self, left_s: float, *, alone: bool) -> float | None:
-        """Return how long one try may take: the timeout, a half of it, a quarter ...
+    def _budget(self, allowed_s: float, left_s: float, *, alone: bool) -> float | None:
+        """Return how long one try may take: all that is allowed, a half of it, a quarter ...
 
         Steps, because obstore binds the limit to a client and its connections; half of what is
         left, while there is another link that may answer.
         """
         limit_s = left_s * 1.05 if alone else left_s * 0.55
-        budget_s = self._timeout_s
+        budget_s = allowed_s
         while budget_s > limit_s:
             budget_s /= 2
             if budget_s < self._timeout_s / 64:

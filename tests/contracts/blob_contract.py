@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,6 +56,27 @@ class BlobStoreContract:
         store.put(f"{bucket}/odd", parts, durability="process")
         expected = image[1:3, 2:5].tobytes() + image.T.tobytes() + times.tobytes() + b"ace"
         assert store.get(f"{bucket}/odd", 0, len(expected)) == expected
+
+    def test_a_large_file_is_put_from_its_mapping_which_can_be_closed_after(
+        self, store: BlobStore, bucket: str, tmp_path: Path
+    ) -> None:
+        nbytes = 66 * MIB + 5  # so much that an S3 store sends parts
+        head, tail = bytes(range(256)) * 16, b"the end"
+        with (tmp_path / "large").open("w+b") as file:
+            file.write(head)
+            file.seek(nbytes - len(tail))
+            file.write(tail)
+            file.flush()
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        with memoryview(mapped) as view:
+            store.put(f"{bucket}/large", [view], durability="process")
+        mapped.close()
+        assert store.size(f"{bucket}/large") == nbytes
+        assert store.get(f"{bucket}/large", 0, len(head)) == head
+        assert store.get(f"{bucket}/large", nbytes - len(tail), len(tail)) == tail
+        assert store.get(f"{bucket}/large", 64 * MIB - 8, 16) == bytes(16)
+        assert [found.nbytes for found in store.list(f"{bucket}/la")] == [nbytes]
+        store.delete([f"{bucket}/large"])
 
     def test_an_object_larger_than_a_segment_is_one_object(
         self, store: BlobStore, bucket: str
