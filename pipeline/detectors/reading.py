@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -85,3 +86,17 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, OSError):
         return error.strerror or type(error).__name__
     return str(error) or type(error).__name__
+
+
+def map_file(path: str) -> tuple[ReadyFile, memoryview]:
+    """Return a file's identity and a view on its bytes, which are read when they are looked at.
+
+    For files of many images that memory could not hold.  The file must not be made shorter while
+    the view is in use: what is cut off cannot be read, and the system ends the process.
+    """
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 -- as read_file
+        identity = ReadyFile.of(path, os.fstat(file.fileno()))
+        if not identity.nbytes:
+            raise InvalidFrameError("payload", "zero bytes")
+        mapped = mmap.mmap(file.fileno(), identity.nbytes, access=mmap.ACCESS_READ)
+    return identity, memoryview(mapped)

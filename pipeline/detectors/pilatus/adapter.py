@@ -7,16 +7,15 @@ The header lines become typed attributes of each frame; a file is a frame once i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta, tzinfo
 from functools import partial
 from typing import Any, ClassVar
-from zoneinfo import ZoneInfo
 
 from pipeline.codecs import cbf
 from pipeline.detectors.files import FilesAdapter, Reader
 from pipeline.detectors.options import Option
 from pipeline.detectors.pilatus import wire
-from pipeline.errors import InvalidArgumentError, InvalidFrameError
+from pipeline.detectors.timezones import timezone_of
+from pipeline.errors import InvalidFrameError
 from pipeline.frame import Buffer
 
 
@@ -52,7 +51,7 @@ class PilatusAdapter(FilesAdapter):
     def __init__(
         self, *, timezone: str = "local", check_md5: bool = False, **settings: Any
     ) -> None:
-        self._timezone = _zone(timezone)
+        self._timezone = timezone_of(timezone)
         self._check_md5 = check_md5
         super().__init__(**settings)
 
@@ -94,29 +93,3 @@ class PilatusAdapter(FilesAdapter):
         if self._check_md5 and not cbf.matches_md5(payload, cbf.parse(payload)):
             raise InvalidFrameError("payload", "CBF: the MD5 digest of the image is wrong")
         return header
-
-
-class _LocalTime(tzinfo):
-    """The time zone of this machine, summer time included."""
-
-    def utcoffset(self, moment: datetime | None) -> timedelta | None:
-        return moment.replace(tzinfo=None).astimezone().utcoffset() if moment else None
-
-    def dst(self, moment: datetime | None) -> timedelta | None:
-        return None
-
-    def tzname(self, moment: datetime | None) -> str | None:
-        return "local"
-
-
-def _zone(name: str) -> tzinfo:
-    if name == "local":
-        return _LocalTime()
-    if name.upper() == "UTC":
-        return UTC
-    try:
-        return ZoneInfo(name)
-    except (KeyError, ValueError, OSError) as error:
-        raise InvalidArgumentError(
-            "timezone", f"{name!r} is not local, UTC, or a name like Europe/Berlin"
-        ) from error
