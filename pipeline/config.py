@@ -90,8 +90,8 @@ class PublishSettings:
     #: Folder for frames while broker or store are away; empty: no spool, ``write`` waits.
     spool: str = ""
     spool_nbytes: int = 16 * 1024 * MIB
-    #: How long nothing may move before the spool is used.
-    spool_after_s: float = 5.0
+    #: How long the queue may be full, or nearly, before the spool is used.
+    spool_after_s: float = 1.0
     #: How long a hole in the numbers is kept open for late frames, below the floor.
     hole_wait_s: float = 0.0
 

@@ -26,6 +26,7 @@ from pipeline.errors import (
     PipelineError,
     QueueFullError,
     SpoolError,
+    SpoolFullError,
     WriterActiveError,
 )
 from pipeline.frame import AttributeValue, Buffer
@@ -478,12 +479,14 @@ class Publisher:
             if not error.retriable:
                 raise
             return
-        while opened.window.failure is None and opened.window.in_flight < _DRAIN_AT_ONCE:
+        settings = self._settings
+        most = max(1, min(_DRAIN_AT_ONCE, settings.queue_nbytes // settings.segment_nbytes))
+        while opened.window.failure is None and opened.window.in_flight < most:
             draft = self._spooling.next()
             if draft is not None:
                 self._packer.admit(draft)
-            elif not self._dispatch_late():
-                return
+            elif not self._dispatch_late():  # no room on the disk, but there is on the way
+                self._packer.admit_open()
             elif not self._spooling.waiting:
                 self._spooling.finish()
                 for token in self._repeated_tokens:
@@ -529,11 +532,7 @@ class Publisher:
         if timeout_s is not None and timeout_s < 0:
             raise InvalidArgumentError("timeout_s", f"{timeout_s} is negative")
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        with self._lock:
-            self._check_failed()
-            self._packer.dispatch()
-        while self._spooling.active:
-            self._check_failed()
+        while not self._sent_all() or self._spooling.active:
             if deadline is not None and time.monotonic() >= deadline:
                 raise self._not_flushed(timeout_s)
             self._spooling.wait(_TICK_S)
@@ -542,6 +541,17 @@ class Publisher:
         if opened is not None and not opened.window.wait_empty(left_s):
             self._check_failed()
             raise self._not_flushed(timeout_s)
+
+    def _sent_all(self) -> bool:
+        """Send the open draft on its way; False while the spool is full."""
+        with self._lock:
+            self._check_failed()
+            try:
+                self._packer.dispatch()
+            except SpoolFullError as error:
+                log.debug("%s", error)
+                return False
+            return True
 
     def _not_flushed(self, timeout_s: float | None) -> FlushTimeoutError:
         position = self.position
@@ -647,14 +657,15 @@ class Publisher:
     def close(self, timeout_s: float | None = 30.0) -> None:
         """Flush and stop writing; the stream stays open, to be continued. May be called twice.
 
-        Raises FlushTimeoutError when frames are left: they are in the spool if there is one.
+        Raises FlushTimeoutError when frames are left: they are in the spool if there is one with
+        room for them; else the log says that they are lost, if their source has not kept them.
         """
         if self._closed:
             return
         try:
             self.flush(timeout_s)
         except FlushTimeoutError:
-            self._rescue()
+            self._rescue_or_tell()
             raise
         finally:
             self._shut()

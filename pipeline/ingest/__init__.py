@@ -13,6 +13,7 @@ from typing import Literal
 from pipeline.errors import InvalidArgumentError
 from pipeline.ingest.loop import Ingest
 from pipeline.ingest.report import IngestReport
+from pipeline.ingest.waiting import Waiting
 from pipeline.ingest.writers import Session, Writers
 from pipeline.protocols import DetectorAdapter, Durability
 
@@ -85,8 +86,8 @@ def run(
         "durability": durability,
         "spool": spool,
         "hole_wait_s": hole_wait_s,
-        # waiting for room is done here, where a stop is seen; a spool makes room by itself
-        "when_full": "block" if spool else "refuse",
+        # waiting for room is done here, where a stop is seen
+        "when_full": "refuse",
     }
     stop = stop or threading.Event()
     ingest = Ingest(
@@ -108,7 +109,7 @@ def run(
         patient=not spool,
         adapter=adapter.name,
         takeover=takeover,
-        stop=stop,
+        waiting=Waiting(stop, ingest.report, ingest.look),
         on_confirmed=ingest.on_confirmed,
     )
     return ingest.run(poll_s=poll_s, streams=streams, flush_timeout_s=flush_timeout_s)

@@ -33,7 +33,8 @@ from pipeline.ingest.runs import (
     run_stream,
 )
 from pipeline.ingest.sources import Shared, Source, found_sources
-from pipeline.ingest.writers import AWAY, Session, StoppedError, Writer, Writers
+from pipeline.ingest.waiting import StoppedError
+from pipeline.ingest.writers import AWAY, Session, Writer, Writers
 from pipeline.naming import StreamId, quote_part
 from pipeline.protocols import (
     AdapterEvent,
@@ -79,17 +80,20 @@ class Ingest:
     def run(self, *, poll_s: float, streams: int | None, flush_timeout_s: float) -> IngestReport:
         """Take the adapter's events until it is time to stop; flush; return the report."""
         events = self.adapter.events(poll_s=poll_s)
+        event: AdapterEvent | None = None
         try:
             self._adopt()
             for event in events:
+                began_s = time.monotonic()
                 self._handle(event)
+                self._forgive(time.monotonic() - began_s)
                 self._tick(event)
                 if self.stop.is_set() or (streams and len(self.report.ended) >= streams):
                     break
             else:
                 self._over()
         except StoppedError:
-            log.info("stopped while waiting")
+            log.warning("stopped while waiting, not published: %s", _told(event))
         except BaseException:
             self.report.not_flushed = self.writers.abandon()
             raise
@@ -122,16 +126,26 @@ class Ingest:
             return
         for stream in self.writers.tick():
             self._ended(stream)
-        self.report.confirmed = self.report.frames - self.writers.pending
+        self.look()
         if self.idle_s is not None:
             for source in list(self.sources.values()):
                 begun = source.streams or source.notes
                 if source.active and begun and now_s - source.touched_s >= self.idle_s:
                     self._series_end(SeriesEnd(series=source.begin.series))
         self._end_orphans(event, now_s)
+        self.tick_s = time.monotonic() + _TICK_S
+
+    def look(self) -> None:
+        """Bring the report up to date, and show it."""
+        self.report.confirmed = self.report.frames - self.writers.pending
+        self.report.spooled = self.writers.spooled
         if self.on_progress is not None:
             self.on_progress(self.report)
-        self.tick_s = time.monotonic() + _TICK_S
+
+    def _forgive(self, waited_s: float) -> None:
+        """Not count as the source's silence what we spent on its last event."""
+        for source in (*self.sources.values(), *self.orphans):
+            source.touched_s += waited_s
 
     def _adopt(self) -> None:
         """Find what an earlier run has left open.
@@ -494,3 +508,13 @@ class Ingest:
             self.report.streams.append(name)
             log.info("stream opened stream=%s source=%s", name, source.begin.series)
         return writer
+
+
+def _told(event: AdapterEvent | None) -> str:
+    """Return what an event was, for people."""
+    match event:
+        case SourceFrame():
+            return f"frame {event.header.number} of {event.series}"
+        case SourceFile():
+            return f"{event.source or 'a file'} of {event.series}, or a part of it"
+    return "nothing"

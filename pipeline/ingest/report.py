@@ -25,6 +25,12 @@ class IngestReport:
         Streams whose end was written, or found to be.
     not_flushed:
         Frames that were not confirmed when the run stopped; their sources are kept.
+    spooled:
+        Frames that are on local disk now, behind a broker or a store that is away or too slow.
+    waited_s:
+        Seconds in which the source was held back, for a server or for room.
+    waiting:
+        What is waited for at this moment; empty while frames are taken.
     """
 
     frames: int = 0
@@ -35,3 +41,6 @@ class IngestReport:
     streams: list[str] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
     not_flushed: int = 0
+    spooled: int = 0
+    waited_s: float = 0.0
+    waiting: str = ""

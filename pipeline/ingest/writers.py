@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import socket
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,11 +15,13 @@ from pipeline.errors import (
     FlushTimeoutError,
     PipelineError,
     QueueFullError,
+    SpoolFullError,
     StoreUnavailableError,
     StreamExistsError,
 )
 from pipeline.frame import AttributeValue
 from pipeline.ingest.runs import RunStream
+from pipeline.ingest.waiting import Waiting
 from pipeline.protocols import (
     PlacedFrame,
     Quarantined,
@@ -35,10 +36,6 @@ T = TypeVar("T")
 
 #: What passes when somebody starts the server again.
 AWAY = (BrokerUnavailableError, StoreUnavailableError)
-#: Seconds between two attempts to reach a server, and between two words about it.
-_RETRY_S, _SAY_S = 1.0, 10.0
-#: Seconds between two looks whether a full queue has room.
-_ROOM_S = 0.01
 #: Streams written at the same time; past it the one that rested longest is closed, and opened
 #: again when it is needed.
 _MAX_OPEN = 16
@@ -51,10 +48,6 @@ class Session(Protocol):
     def publish(self, beamtime: str, detector: str, stream: str, **settings: Any) -> Any: ...  # noqa: D102
     def streams(self, pattern: str) -> Any: ...  # noqa: D102
     def stream(self, beamtime: str, detector: str, stream: str) -> Any: ...  # noqa: D102
-
-
-class StoppedError(Exception):
-    """The user wants to stop while we wait for somebody."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -84,6 +77,8 @@ class Writers:
         Passed to ``session.publish``.
     patient:
         Wait for a server that is away; False where the publisher has a spool.
+    waiting:
+        Where one waits.
     adapter:
         Name of the adapter: a writer of the same name and host may go on at once after a crash.
     on_confirmed:
@@ -98,7 +93,7 @@ class Writers:
         patient: bool,
         adapter: str,
         takeover: bool,
-        stop: threading.Event,
+        waiting: Waiting,
         on_confirmed: Callable[[Sequence[Any]], None],
     ) -> None:
         self._session = session
@@ -106,7 +101,7 @@ class Writers:
         self._patient = patient
         self._adapter = adapter
         self._takeover = takeover
-        self._stop = stop
+        self._waiting = waiting
         self._on_confirmed = on_confirmed
         self._writers: list[Writer] = []
 
@@ -115,18 +110,16 @@ class Writers:
 
         Raises StoppedError when the user wants to stop meanwhile.
         """
-        said_s = -_SAY_S
         while True:
             try:
-                return call()
+                result = call()
             except AWAY as error:
                 if not (self._patient or always):
                     raise
-                if time.monotonic() - said_s >= _SAY_S:
-                    said_s = time.monotonic()
-                    log.warning("waiting, the sources are kept: %s", error)
-            if self._stop.wait(_RETRY_S):
-                raise StoppedError
+                self._waiting.for_server(error)
+            else:
+                self._waiting.over()
+                return result
 
     # -- opening --------------------------------------------------------------------------------
 
@@ -245,9 +238,8 @@ class Writers:
         while True:
             try:
                 return call()
-            except QueueFullError:
-                if self._stop.wait(_ROOM_S):
-                    raise StoppedError from None
+            except (QueueFullError, SpoolFullError) as error:
+                self._waiting.for_room(error)
                 self.confirm()
 
     def find(self, stream: RunStream) -> Writer | None:
@@ -258,6 +250,11 @@ class Writers:
     def pending(self) -> int:
         """How many frames are not confirmed."""
         return sum(len(writer.unconfirmed) for writer in self._writers)
+
+    @property
+    def spooled(self) -> int:
+        """How many frames are on local disk."""
+        return sum(w.out.position.spooled for w in self._writers if w.out is not None)
 
     def confirm(self) -> None:
         """Pass on what the publishers have confirmed."""

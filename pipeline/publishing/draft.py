@@ -60,6 +60,11 @@ class BufferPool:
         with self._changed:
             self._changed.wait_for(lambda: self._left >= slots, timeout_s)
 
+    @property
+    def half_free(self) -> bool:
+        """Whether those who take buffers are far ahead of those who fill them."""
+        return self._left * 2 >= self._count
+
     def acquire(self, nbytes: int) -> Buffer1D | None:
         """Return a buffer of at least ``nbytes``, or None if there is no room."""
         slots = self._slots(nbytes)

@@ -55,6 +55,8 @@ class Packer:
         self._interval_s = 1.0
         self._last_s = 0.0
         self._ticket = 0
+        #: Since when the queue has been full, or nearly.
+        self._full_since_s: float | None = None
         self._frames_per_chunk = 1
         self.draft: Draft | None = None
         self.opened: Opened | None = None
@@ -122,24 +124,27 @@ class Packer:
     def _buffer(self, nbytes: int) -> npt.NDArray[np.uint8]:
         """Wait for room: refuse, spool or block when there is none, as the settings say.
 
+        A queue that was full and did not become half empty within ``spool_after_s`` is one that
+        the source fills faster than the store takes it, or that does not move at all.
+
         The lock is given up while it waits, so that marks go on and ``flush`` and ``close`` of
         another thread keep their limits; no other frame gets in between.
         """
-        refuse = self._settings.when_full == "refuse"
         began_s, complain_s = time.monotonic(), 10.0
         while True:
             if self._spooling.active:
                 return self._spooling.buffer(max(nbytes, self._pool.nbytes))
+            if self._spools_now():
+                continue
             if (buffer := self._pool.acquire(nbytes)) is not None:
                 return buffer
+            self._full_since_s = self._full_since_s or time.monotonic()
             waited_s = time.monotonic() - began_s
-            if refuse:
+            if self._settings.when_full == "refuse":
                 self._tally.refused += 1
-                raise QueueFullError(f"{self._name}: the queue is full; the frame was not taken")
-            if self._spooling.possible and waited_s > self._settings.spool_after_s:
-                log.warning("%s: nothing moves, spooling: %s", self._name, self._trouble())
-                self._spooling.begin()
-                continue
+                raise QueueFullError(
+                    f"{self._name}: the queue is full, the frame was not taken: {self._trouble()}"
+                )
             if waited_s > complain_s:
                 log.warning("%s: waiting for %.0f s: %s", self._name, waited_s, self._trouble())
                 complain_s *= 2
@@ -147,9 +152,22 @@ class Packer:
                 self._pool.wait(0.1, nbytes)
             self._check()
 
+    def _spools_now(self) -> bool:
+        """Begin to spool if the queue has been full for too long and there is a spool."""
+        if self._full_since_s is None or self._pool.half_free:
+            self._full_since_s = None
+            return False
+        full_s = time.monotonic() - self._full_since_s
+        if not self._spooling.possible or full_s <= self._settings.spool_after_s:
+            return False
+        self._full_since_s = None
+        log.warning("%s: spooling: %s", self._name, self._trouble())
+        self._spooling.begin()
+        return True
+
     def _trouble(self) -> str:
         trouble = self.opened.window.trouble if self.opened is not None else ""
-        return trouble or "the broker does not acknowledge"
+        return trouble or "store and broker take frames more slowly than they come"
 
     def dispatch(self) -> None:
         """Send the open draft on its way, if there is one.
@@ -177,6 +195,13 @@ class Packer:
             module = part.layout[3]
             ticket = window.open(module, part.numbers[0])
             window.submit(part, ticket)
+
+    def admit_open(self) -> None:
+        """Send the open draft, which the spool did not take, directly after what was in there."""
+        draft, self.draft = self.draft, None
+        if draft is not None:
+            self._spooling.part_with_buffer()
+            self.admit(draft)
 
     def lingering_s(self) -> float | None:
         """Return how long the open draft may still wait; None if there is none."""

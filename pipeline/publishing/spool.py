@@ -23,7 +23,7 @@ try:
 except ImportError:  # Windows: there the process id has to do
     fcntl = None  # type: ignore[assignment]
 
-from pipeline.errors import SpoolError, WireError
+from pipeline.errors import SpoolError, SpoolFullError, WireError
 from pipeline.naming import StreamId, escape, new_nonce, unescape
 from pipeline.publishing.draft import Draft, draft_of
 from pipeline.records import NO_CEIL, NO_FLOOR, Segment
@@ -169,8 +169,9 @@ class SpoolFolder:
         except OSError as error:
             with contextlib.suppress(OSError):
                 partial.unlink()
-            what = "is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "cannot be written"
-            raise SpoolError(f"spool {self.path} {what}: {error.strerror}") from error
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise SpoolFullError(f"spool {self.path} is full: {error.strerror}") from error
+            raise SpoolError(f"spool {self.path} cannot be written: {error.strerror}") from error
         self._next += 1
         return target
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.config import PublishSettings
-from pipeline.errors import SpoolError
+from pipeline.errors import SpoolError, SpoolFullError
 from pipeline.naming import StreamId
 from pipeline.publishing.draft import Draft
 from pipeline.publishing.spool import DamagedDraftError, SpoolFolder, left_behind
@@ -86,6 +86,10 @@ class Spooling:
             self._buffer = np.empty(nbytes, np.uint8)
         return self._buffer
 
+    def part_with_buffer(self) -> None:
+        """Leave the buffer to a draft that goes another way."""
+        self._buffer = None
+
     def owns(self, buffer: npt.NDArray[np.uint8]) -> bool:
         """Whether a buffer is not the pool's: the spool's own, or a file's content."""
         return buffer is self._buffer or not buffer.flags.owndata
@@ -93,15 +97,16 @@ class Spooling:
     def put(self, draft: Draft, *, epoch: int) -> None:
         """Write a draft to disk.
 
-        Raises SpoolError when the spool has reached its limit or the disk is full: the frames of
-        this draft are not taken, and the error is the publisher's owner's to hear.
+        Raises SpoolFullError when the spool has reached its limit or the disk is full, SpoolError
+        when it cannot be written: the frames of this draft are not taken, and the error is the
+        publisher's owner's to hear.
         """
         if self._folder is None:
             raise SpoolError(f"{self._name}: there is no spool")
         if self._folder.nbytes + draft.used > self._settings.spool_nbytes:
-            raise SpoolError(
+            raise SpoolFullError(
                 f"spool {self._folder.path} has reached its limit of"
-                f" {self._settings.spool_nbytes} bytes: broker and store must come back first"
+                f" {self._settings.spool_nbytes} bytes: broker and store must catch up first"
             )
         path = self._folder.put(draft, epoch=epoch, sync=self._sync)
         self._files.append((self._folder, path, draft.tokens))

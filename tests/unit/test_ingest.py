@@ -8,7 +8,7 @@ import pytest
 from ingest_fakes import FakeAdapter, FakeBroker, FakeSession, frame
 
 from pipeline.errors import InvalidArgumentError, WriterActiveError, WriterSupersededError
-from pipeline.ingest import IngestReport, run, writers
+from pipeline.ingest import IngestReport, run, waiting, writers
 from pipeline.protocols import Quarantined, SeriesBegin, SeriesEnd
 
 RUN = {"adapter": "fake", "directory": "/d", "prefix": "s", "host": "h"}
@@ -32,8 +32,8 @@ def broker() -> FakeBroker:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writers, "_RETRY_S", 0.0)
-    monkeypatch.setattr(writers, "_ROOM_S", 0.0)
+    monkeypatch.setattr(waiting, "RETRY_S", 0.0)
+    monkeypatch.setattr(waiting, "ROOM_S", 0.0)
     monkeypatch.setattr(writers, "_END_TIMEOUT_S", 0.0)
 
 
@@ -266,7 +266,7 @@ def test_with_a_spool_nobody_waits_for_the_catalogue(broker):
     session = FakeSession(broker)
     run(session, adapter, beamtime="b", detector="d", stream="S", spool="/spool")
     assert session.settings[0]["spool"] == "/spool"
-    assert session.settings[0]["when_full"] == "block"
+    assert session.settings[0]["when_full"] == "refuse"
     assert broker.contacts < 8
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ingest_fakes import FakeBroker, FakeSession, Killed
 
 from pipeline.detectors.files import FileHeader, FilesAdapter
-from pipeline.ingest import run, writers
+from pipeline.ingest import run, waiting, writers
 
 
 class PlainAdapter(FilesAdapter):
@@ -28,8 +28,8 @@ class PlainAdapter(FilesAdapter):
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writers, "_RETRY_S", 0.0)
-    monkeypatch.setattr(writers, "_ROOM_S", 0.0)
+    monkeypatch.setattr(waiting, "RETRY_S", 0.0)
+    monkeypatch.setattr(waiting, "ROOM_S", 0.0)
     monkeypatch.setattr(writers, "_END_TIMEOUT_S", 0.0)
 
 
