@@ -4,16 +4,21 @@
     no pixels; an empty payload.
 ``raw``
     pixels in C order, little-endian, nothing else.
-``cbf``, ``tiff``, ``edf``
+``cbf``, ``tiff``, ``edf``, ``b16``, ``jpeg``
     a whole image file, verbatim.
 ``bslz4``, ``bszstd``, ``lz4``, ``gzip``, ``zstd``
-    a chunk as HDF5 files hold it, framing included.
+    a chunk as HDF5 files hold it, framing included; ``gzip`` is a zlib stream.
+``lz4-block``, ``bslz4-block``
+    the compressed blocks without HDF5's framing, of bitshuffle's default size.
+``blosc``
+    a buffer of Blosc 1.
 
 Decoders are loaded when first used; importing this package costs numpy and nothing more.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import numpy as np
@@ -25,10 +30,11 @@ from pipeline.frame import Buffer, check_layout, nbytes_of
 
 __all__ = ["ENCODINGS", "byte_view", "check", "decode"]
 
-_FILES = frozenset(("cbf", "tiff", "edf"))
+_FILES = frozenset(("cbf", "tiff", "edf", "b16", "jpeg"))
 _CHUNKS = frozenset(("bslz4", "bszstd", "lz4", "gzip", "zstd"))
+_BLOCKS = frozenset(("lz4-block", "bslz4-block", "blosc"))
 #: The names that :func:`decode` and :func:`check` know.
-ENCODINGS = frozenset(("none", "raw")) | _FILES | _CHUNKS
+ENCODINGS = frozenset(("none", "raw")) | _FILES | _CHUNKS | _BLOCKS
 
 
 def decode(
@@ -69,35 +75,31 @@ def _decode_file(
             f"{encoding}: the file has {found_shape} {found_dtype}, announced are"
             f" {tuple(shape)} {dtype}"
         )
-    if encoding == "cbf":
-        from pipeline.codecs import cbf
-
-        return cbf.decode(payload)
     if encoding == "tiff":
         from pipeline.codecs import tiff
 
         return tiff.decode(payload, shape=shape, dtype=dtype)
-    from pipeline.codecs import edf
-
-    return edf.decode(payload)
+    pixels: npt.NDArray[Any] = _file_codec(encoding).decode(payload)
+    return pixels
 
 
 def _describe_file(payload: Buffer, encoding: str) -> tuple[tuple[int, ...], str, bool]:
     """Return the shape and dtype of the image in a file, and whether the file is complete."""
-    if encoding == "cbf":
-        from pipeline.codecs import cbf
+    image = _file_codec(encoding).parse(payload)
+    shape = image.shape if hasattr(image, "shape") else (image.height, image.width)
+    return tuple(shape), image.dtype, image.complete
 
-        image = cbf.parse(payload)
-        return (image.height, image.width), image.dtype, image.complete
-    if encoding == "tiff":
-        from pipeline.codecs import tiff
 
-        page = tiff.parse(payload)
-        return page.shape, page.dtype, page.complete
-    from pipeline.codecs import edf
+def _file_codec(encoding: str) -> Any:
+    """Return the module of a file format: each has ``parse`` and ``decode``."""
+    return importlib.import_module(f"pipeline.codecs.{encoding}")
 
-    head = edf.parse(payload)
-    return (head.height, head.width), head.dtype, head.complete
+
+def _byte_codec(encoding: str) -> Any:
+    """Return the module of a compressed encoding: each has ``find_problem`` and ``decode``."""
+    return importlib.import_module(
+        f"pipeline.codecs.{'blocks' if encoding in _BLOCKS else 'chunks'}"
+    )
 
 
 def _decode_bytes(
@@ -109,16 +111,16 @@ def _decode_bytes(
         if view.nbytes != nbytes:
             raise DecodeError(f"raw: {view.nbytes} bytes, {tuple(shape)} {dtype} takes {nbytes}")
         return np.frombuffer(view.toreadonly(), kind).reshape(shape)
-    from pipeline.codecs import chunks
-
-    return chunks.decode(view, encoding, nbytes, kind).reshape(shape)
+    pixels: npt.NDArray[Any] = _byte_codec(encoding).decode(view, encoding, nbytes, kind)
+    return pixels.reshape(shape)
 
 
 def check(payload: Buffer, *, encoding: str, shape: tuple[int, ...], dtype: str) -> None:
     """Raise unless a payload looks like what its header announces; decodes no pixels.
 
     For publishers: ``raw`` must have the exact length, ``none`` must be empty, files and chunks
-    must be framed as their format asks, be complete, and (but for ``gzip``) announce this size.
+    must be framed as their format asks, be complete, and announce this size (``gzip`` and
+    ``lz4-block`` do not say theirs).
 
     Raises
     ------
@@ -144,9 +146,9 @@ def check(payload: Buffer, *, encoding: str, shape: tuple[int, ...], dtype: str)
     elif encoding in _FILES:
         _check_file(payload, encoding, shape, dtype)
     else:
-        from pipeline.codecs import chunks
-
-        problem = chunks.find_problem(view, encoding, nbytes, np.dtype(dtype).itemsize)
+        problem = _byte_codec(encoding).find_problem(
+            view, encoding, nbytes, np.dtype(dtype).itemsize
+        )
         if problem is not None:
             raise InvalidFrameError("payload", f"{encoding}: {problem}")
 

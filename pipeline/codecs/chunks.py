@@ -70,10 +70,17 @@ def _bitshuffle_problem(view: memoryview, nbytes: int, itemsize: int) -> str | N
         return f"the header announces {total} bytes of pixels, not {nbytes}"
     if block == 0 or block % (8 * itemsize):
         return f"blocks of {block} bytes are not a multiple of 8 pixels"
+    return walk_bitshuffle(view, _HDF5_HEADER.size, nbytes, block, itemsize)
+
+
+def walk_bitshuffle(
+    view: memoryview, offset: int, nbytes: int, block: int, itemsize: int
+) -> str | None:
+    """Return what is wrong with bitshuffled blocks of ``block`` raw bytes from ``offset`` on."""
     rest = nbytes % block
     raw_tail = rest % (8 * itemsize)  # fewer than 8 pixels are stored as they are
     blocks = nbytes // block + (rest > raw_tail)
-    return _walk(view, _HDF5_HEADER.size, blocks, raw_tail)
+    return _walk(view, offset, blocks, raw_tail)
 
 
 def _lz4_problem(view: memoryview, nbytes: int) -> str | None:
