@@ -240,13 +240,15 @@ class SourceFile:
 class SeriesEnd:
     """The series is over; ``state`` says how, ``metadata`` what is only known now.
 
-    A series that had a begin gets a stream, also without a single frame.
+    A series that had a begin gets a stream, also without a single frame.  ``token`` comes back
+    when the end is written, with all that was attached.
     """
 
     series: str
     state: State = "complete"
     expected: int | None = None
     metadata: Mapping[str, AttributeValue] = field(default_factory=dict)
+    token: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
