@@ -267,6 +267,8 @@ class Ingest:
         elif last.ended:
             if self.writers.find(last) is None:
                 self._ended(last)
+                if event.token is not None and self._may_go(last):
+                    self._release([event.token])
             return
         self._end(source, event)
 

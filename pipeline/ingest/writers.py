@@ -159,7 +159,8 @@ class Writers:
             takeover=self._takeover,
             **self._settings,
         )
-        if not stream.known and out.info is not None:
+        ours = out.info is None or out.info.start.run.get("run_id") == stream.run_id
+        if not stream.known and not ours:
             # between our look at the catalogue and now: the name belongs to somebody else
             out.abandon()
             raise StreamExistsError(stream.name, out.info.state)
@@ -357,6 +358,8 @@ class Writers:
 
     def _remove(self, writer: Writer) -> None:
         self._take_confirmed(writer)
+        if writer.ending is not None and writer.ending.token is not None:
+            self._on_confirmed([writer.ending.token])
         writer.out = None
         self._writers.remove(writer)
 
