@@ -12,7 +12,9 @@ from typing import Literal
 
 from pipeline.errors import InvalidArgumentError
 from pipeline.ingest.loop import Ingest
+from pipeline.ingest.register import Register
 from pipeline.ingest.report import IngestReport
+from pipeline.ingest.streams import Streams
 from pipeline.ingest.waiting import Waiting
 from pipeline.ingest.writers import Session, Writers
 from pipeline.protocols import DetectorAdapter, Durability
@@ -91,13 +93,7 @@ def run(
     }
     stop = stop or threading.Event()
     ingest = Ingest(
-        session=session,
         adapter=adapter,
-        beamtime=beamtime,
-        detector=detector,
-        wanted=stream,
-        keeps=kept == "keep",
-        on_disk=durability == "disk",
         idle_s=own_idle_s,
         stop=stop,
         on_progress=on_progress,
@@ -112,4 +108,15 @@ def run(
         waiting=Waiting(stop, ingest.report, ingest.look),
         on_confirmed=ingest.on_confirmed,
     )
+    ingest.streams = Streams(
+        session=session,
+        writers=ingest.writers,
+        beamtime=beamtime,
+        detector=detector,
+        wanted=stream,
+        keeps=kept == "keep",
+        on_disk=durability == "disk",
+        report=ingest.report,
+    )
+    ingest.register = Register(ingest.streams, stream)
     return ingest.run(poll_s=poll_s, streams=streams, flush_timeout_s=flush_timeout_s)

@@ -248,6 +248,11 @@ class Writers:
         return next((w for w in self._writers if w.stream is stream), None)
 
     @property
+    def names(self) -> set[str]:
+        """Names of the streams that are written, some perhaps not in the catalogue yet."""
+        return {writer.stream.name.stream for writer in self._writers}
+
+    @property
     def pending(self) -> int:
         """How many frames are not confirmed."""
         return sum(len(writer.unconfirmed) for writer in self._writers)

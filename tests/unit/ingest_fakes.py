@@ -6,17 +6,22 @@ import itertools
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from pipeline.codecs.checksum import crc32c
-from pipeline.errors import BrokerUnavailableError, QueueFullError, StreamExistsError
+from pipeline.errors import (
+    BrokerUnavailableError,
+    InvalidFrameError,
+    QueueFullError,
+    StreamExistsError,
+)
 from pipeline.frame import FrameHeader
 from pipeline.naming import StreamId
-from pipeline.protocols import SourceFrame
+from pipeline.protocols import PlacedFrame, SourceFile, SourceFrame
 
 
 class Killed(BaseException):
@@ -34,6 +39,11 @@ class FakeStream:
     #: As on the log: number, payload, timestamp; twice if published twice.
     records: list[tuple[int, bytes, int]] = field(default_factory=list)
     quarantined: list[dict[str, str]] = field(default_factory=list)
+    #: As they were stored, copies of a name included.
+    attached: list[tuple[str, Any]] = field(default_factory=list)
+    #: Files that were stored, whole.
+    files: list[bytes] = field(default_factory=list)
+    expected: int | None = None
     holder: str = ""
     instances: list[str] = field(default_factory=list)
 
@@ -44,6 +54,7 @@ class FakeStream:
             state=self.state,
             position=self.position,
             quarantined=self.quarantined,
+            attachments={name: "key" for name, _ in self.attached},
             modules={0: SimpleNamespace(claim=claim)},
             start=SimpleNamespace(run=self.run, created_ns=self.created_ns),
         )
@@ -134,7 +145,7 @@ class FakePublisher:
         self.queue: list[tuple[int, bytes, int, Any]] = []
         self.confirmed: list[Any] = []
         self.closed = False
-        if known is not None:
+        if known is not None or settings["rate_hz"]:
             self._claim()
 
     @property
@@ -177,13 +188,50 @@ class FakePublisher:
         if len(self.queue) > self.session.lag:
             self.move(1)
 
+    def write_file(
+        self, payload: Any, frames: Sequence[PlacedFrame], *, checksums: Any, token: Any
+    ) -> int:
+        self.broker.contact()
+        self.broker.on_step("write")
+        data = bytes(payload)
+        fake = self._claim()
+        if len(self.queue) >= self.session.room:
+            self.move(1)
+            raise QueueFullError("full")
+        new = []
+        for index, placed in enumerate(frames):
+            header = placed.header
+            content = data[placed.offset : placed.offset + placed.nbytes]
+            assert crc32c(content) == checksums[index]
+            if len(content) != header.shape[-1]:
+                error = InvalidFrameError("payload", "of another length")
+                error.frame = (header.number, header.module)
+                raise error
+            given = {number: payload for number, payload, *_ in self.queue}
+            if fake.frames.get(header.number, given.get(header.number)) is None:
+                new.append((header.number, content, header.timestamp_ns))
+        if new:
+            fake.files.append(data)
+            self.broker.on_step("stored")
+            self.queue += [(*row, None) for row in new]
+            self.queue[-1] = (*new[-1], token)
+        else:
+            self.confirmed.append(token)
+        self.move(max(0, len(self.queue) - self.session.lag))
+        return len(new)
+
+    def attach(self, name: str, array: Any) -> None:
+        self.broker.contact()
+        self._claim().attached.append((name, array))
+
     def move(self, count: int) -> None:
         """Publish and confirm the oldest frames of the queue."""
         for _ in range(min(count, len(self.queue))):
             number, data, timestamp_ns, token = self.queue.pop(0)
             self._claim().records.append((number, data, timestamp_ns))
             self.broker.on_step("published")
-            self.confirmed.append(token)
+            if token is not None:
+                self.confirmed.append(token)
 
     def take_confirmed(self) -> list[Any]:
         taken, self.confirmed = self.confirmed, []
@@ -206,6 +254,7 @@ class FakePublisher:
         self.closed = True
         self.broker.on_step("end")
         self._claim().state = state
+        self._claim().expected = expected
         self.broker.on_step("ended")
 
     def close(self, timeout_s: float = 1.0) -> None:
@@ -253,3 +302,17 @@ def frame(number: int, content: str = "x", *, series: str = "s", time_ns: int = 
         token=f"{series}{number}",
         source=f"{series}_{number}.cbf",
     )
+
+
+def file(*numbers: int, content: str = "x", series: str = "s", wrong: int = -1) -> SourceFile:
+    """Return a file of frames as :func:`frame` gives them, with a head and gaps."""
+    data, frames = b"HEAD", []
+    for number in numbers:
+        single = frame(number, content, series=series)
+        header = single.header
+        if number == wrong:
+            header = replace(header, shape=(1, 99))
+        frames.append(PlacedFrame(header=header, offset=len(data), nbytes=len(single.payload)))
+        data += bytes(single.payload) + b"gap"
+    name = f"{content}{numbers[0]}.h5" if numbers else "empty.h5"
+    return SourceFile(series=series, payload=data, frames=tuple(frames), token=name, source=name)
