@@ -63,7 +63,7 @@ def _kept(facts: Mapping[str, AttributeValue], problems: list[str]) -> Mapping[s
         try:
             check_attributes({**kept, name: value})
         except InvalidFrameError as error:
-            problems.append(str(error))
+            problems.append(f"{name!r:.60}: {error}")
         else:
             kept[name] = value
     return kept

@@ -141,7 +141,8 @@ def check_whole(session: Session, beamtime: str) -> None:
         assert bytes(stream.frame(FRAMES - 1).payload) == pixels(FRAMES - 1)
 
 
-def in_flight(session: Session, report: IngestReport) -> int:
+def in_flight(report: IngestReport) -> int:
+    """How many frames are in memory, once the report is up to date."""
     return report.frames - report.confirmed - report.spooled
 
 
@@ -180,7 +181,7 @@ def test_with_a_spool_a_slow_store_is_caught_up_with_in_order(
 
         assert wait_until(slowly, timeout_s=20), report
         assert wait_until(lambda: report.spooled > 100, timeout_s=20), report
-        assert in_flight(session, report) <= 8 + 2
+        assert wait_until(lambda: in_flight(report) <= 8 + 2, timeout_s=20), report
         store.open.set()
         finish()
     assert any("spooling" in message for message in caplog.messages)
