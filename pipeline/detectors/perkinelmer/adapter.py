@@ -28,9 +28,10 @@ log = logging.getLogger(__name__)
 
 PATTERNS = "*.tif,*.tiff,*.his,*.metadata,*.overflow"
 _IMAGES = (".tif", ".tiff")
-#: Sidecars of 2.5 MB were seen; of a larger one only the end is read, where the facts are.
+#: Sidecars of 2.5 MB were seen.  Of a larger one only both ends are read: the facts come first in
+#: a new file, and last in one that Qt has sorted.
 _MAX_SIDECAR = 16 << 20
-_TAIL = 64 << 10
+_EDGE = 64 << 10
 #: Images whose sidecar is remembered, to tell a late one.
 _REMEMBERED = 20_000
 _MAPPED_NBYTES = 256 << 20
@@ -378,10 +379,11 @@ class PerkinElmerAdapter(FilesAdapter):
 
 
 def _read_sidecar(path: str) -> tuple[ReadyFile, bytes]:
-    """Return a sidecar, of one that is too large its end."""
+    """Return a sidecar, of one that is too large both ends."""
     found = look(path)
     if found is None or found.nbytes <= _MAX_SIDECAR:
         return read_file(path)
     with open(path, "rb") as file:  # noqa: PTH123 -- as read_file
-        file.seek(-_TAIL, os.SEEK_END)
-        return found, file.read()
+        head = file.read(_EDGE)
+        file.seek(-_EDGE, os.SEEK_END)
+        return found, head + b"\n" + file.read()

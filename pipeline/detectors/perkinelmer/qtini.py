@@ -46,7 +46,7 @@ def value_of(raw: str) -> Value | None:
     """Return what a raw value is; None for binary variants, lists and byte arrays stay text."""
     if raw.startswith("@@"):
         raw = raw[1:]
-    elif raw.startswith(("@Variant(", "@Invalid(", "@DateTime(")):
+    elif raw.lstrip('"').startswith(("@Variant(", "@Invalid(", "@DateTime(")):
         return None
     if len(raw) >= 2 and raw.startswith('"') and raw.endswith('"'):
         return _ESCAPED.sub(_unescaped, raw[1:-1])
