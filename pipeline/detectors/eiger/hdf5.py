@@ -165,7 +165,7 @@ def read_master(path: Path, *, timezone: tzinfo = UTC) -> Master:
         if h5index.find(file, "entry") is None:
             raise InvalidFrameError("file", "HDF5: no group /entry")
         metadata = _metadata(file)
-        arrays = {}
+        arrays: dict[str, Any] = {}
         for name, places in _ARRAYS.items():
             found = [h5values.array(file, place) for place in places]
             arrays.update((name, item) for item in found if item is not None)

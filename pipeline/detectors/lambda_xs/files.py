@@ -1,0 +1,386 @@
+"""Lambda detectors as files: NeXus files of a run, one per module and part.
+
+A file is stored as it is, and its images are published as ranges of it.  The files of a run may be
+ready in any order; their frames are published when the numbers are certain.
+``docs/detectors/lambda-files.md`` tells the rules.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from pipeline.detectors.after import let_go
+from pipeline.detectors.files import FilesAdapter, FileSeries, FoundFile, Reader, Waiting
+from pipeline.detectors.lambda_xs.hdf5 import NxsFile, read_nxs
+from pipeline.detectors.options import Option
+from pipeline.detectors.reading import map_file, reason_of
+from pipeline.detectors.timezones import timezone_of
+from pipeline.detectors.watch import ReadyFile, look
+from pipeline.errors import InvalidArgumentError, InvalidFrameError
+from pipeline.frame import Buffer, FrameHeader, Module
+from pipeline.protocols import (
+    AdapterEvent,
+    PlacedFrame,
+    Quarantined,
+    SeriesBegin,
+    SeriesEnd,
+    SourceFile,
+)
+
+#: ``scan_00012_m01_part00003.nxs`` is part 3 of module 1 of run ``scan_00012``.
+NXS_PATTERN = r"(?P<run>.+?)(?:_m(?P<module>[0-9]{1,3}))?(?:_part_?(?P<part>[0-9]{1,9}))?"
+#: So that a file's place among those of its run is one number.
+_MAX_MODULES = 10_000
+
+_Place = tuple[int, int]
+
+
+@dataclass(slots=True)
+class _Run:
+    """The files of one run, by (module, part)."""
+
+    #: Modules whose files were there when the first one was ready.
+    modules: tuple[int, ...]
+    #: Lowest part of each module.
+    base: dict[int, int]
+    #: First file of each module; None for one that cannot be read.
+    firsts: dict[int, NxsFile | None] = field(default_factory=dict)
+    counts: dict[_Place, int] = field(default_factory=dict)
+    held: dict[_Place, ReadyFile] = field(default_factory=dict)
+    begun: bool = False
+    expected: int = 0
+    has_numbers: bool = False
+
+
+class NxsFiles(FilesAdapter):
+    """Watches the directory where the writers of a Lambda put their ``.nxs`` files.
+
+    Parameters
+    ----------
+    pattern:
+        Regular expression for file names without extension, with a group ``run`` and, where there
+        are several, groups ``module`` and ``part``.
+    timezone:
+        Where the writers' clock is: ``local``, ``UTC``, or a name like ``Europe/Berlin``.
+    settings:
+        As for :class:`pipeline.detectors.files.FilesAdapter`.
+    """
+
+    name = "lambda"
+    stable_s: ClassVar[float] = 1.0
+
+    def __init__(
+        self,
+        *,
+        watch: str | os.PathLike[str],
+        pattern: str = "",
+        patterns: str | Sequence[str] = "*.nxs",
+        timezone: str = "local",
+        **settings: Any,
+    ) -> None:
+        self._pattern = _compiled(pattern or NXS_PATTERN)
+        self._timezone = timezone_of(timezone)
+        self._runs: dict[str, _Run] = {}
+        #: Files whose writer is taken for dead.
+        self._crashed: set[str] = set()
+        #: Published files of runs that go on, by series.
+        self._safe: dict[str, list[ReadyFile]] = {}
+        super().__init__(watch=watch, patterns=patterns, **settings)
+
+    @classmethod
+    def options(cls) -> list[Option]:
+        """Return what the command line may set."""
+        left_out = ("name_pattern", "patterns")
+        return [
+            *(option for option in super().options() if option.name not in left_out),
+            Option(name="patterns", default="*.nxs", help="names of the files", unit="GLOBS"),
+            Option(
+                name="pattern",
+                default="",
+                help="regular expression for names without extension, groups run, module, part",
+                unit="REGEX",
+            ),
+            Option(
+                name="timezone",
+                default="local",
+                help="where the writers' clock is: local, UTC, or a name like Europe/Berlin",
+                unit="ZONE",
+            ),
+        ]
+
+    def readers(self) -> Mapping[str, Reader]:
+        """Return none: these files are read in place."""
+        return {}
+
+    def split_name(self, stem: str) -> tuple[str, int] | None:
+        """Return the run, and a number that sorts its files by part, then module."""
+        run, module, part = self._places(stem)
+        return run, part * _MAX_MODULES + module
+
+    def acknowledge(self, tokens: Sequence[Any]) -> None:
+        """Let go of files; those of a run in parts when it is over, the last part first.
+
+        A part is numbered by those before it, so that none may go before those behind it.
+        """
+        if self.after == "keep":
+            return
+        for token in tokens:
+            if isinstance(token, str):
+                safe = self._safe.pop(token, [])
+                for file in sorted(safe, key=lambda file: self._order(file.path), reverse=True):
+                    self._let_go(file)
+            elif self._places(Path(token.path).stem, known=True)[2] < 0:
+                self._let_go(token)
+            else:
+                self._safe.setdefault(self._key(token.path), []).append(token)
+
+    def _let_go(self, file: ReadyFile) -> None:
+        if let_go(file, self.after, root=self.directory, move_to=self._move_to):
+            self._watcher.forget(file.path)
+
+    # -- names ----------------------------------------------------------------------------------
+
+    def _places(self, stem: str, *, known: bool = False) -> tuple[str, int, int]:
+        """Return run, module and part; 0 (``known``: -1) for what the name does not tell."""
+        found = self._pattern.fullmatch(stem)
+        groups = found.groupdict() if found else {}
+        default = -1 if known else 0
+        module, part = (groups.get(name) or "" for name in ("module", "part"))
+        return (
+            groups.get("run") or stem,
+            int(module) if re.fullmatch("[0-9]{1,4}", module) else default,
+            int(part) if re.fullmatch("[0-9]{1,9}", part) else default,
+        )
+
+    def _key(self, path: str) -> str:
+        prefix, _, extension = self._split(path)
+        return self._series_of(path, prefix, extension).key
+
+    def _run_of(self, series: FileSeries, path: str, name: str) -> _Run:
+        """Return the run of a file; the first one looks which others are there."""
+        run = self._runs.get(series.key)
+        if run is None:
+            base: dict[int, int] = {}
+            with os.scandir(Path(path).parent) as entries:
+                for entry in entries:
+                    stem, extension = os.path.splitext(entry.name)  # noqa: PTH122 -- as names
+                    other, module, part = self._places(stem)
+                    if other == name and extension == Path(path).suffix:
+                        base[module] = min(base.get(module, part), part)
+            run = self._runs[series.key] = _Run(modules=tuple(sorted(base)), base=base)
+        return run
+
+    # -- files ----------------------------------------------------------------------------------
+
+    def _read(self, path: str) -> tuple[ReadyFile, Buffer]:
+        return map_file(path)
+
+    def _frames(self, series: FileSeries, found: FoundFile) -> list[AdapterEvent]:
+        token = found.token
+        name, module, part = self._places(Path(token.path).stem)
+        run = self._run_of(series, token.path, name)
+        if module not in run.modules:
+            raise InvalidFrameError("module", f"{module} came when the run had begun without it")
+        file = self._index(token)
+        self._check_same(series, file)
+        if part == run.base[module]:
+            run.firsts[module] = file
+        place = (module, part)
+        run.counts[place] = file.index.count
+        run.held[place] = token
+        return self._flush(series, run, {place: file})
+
+    def _index(self, token: ReadyFile) -> NxsFile:
+        crashed = token.path in self._crashed
+        file = read_nxs(token.path, timezone=self._timezone, crashed_writer=crashed)
+        if look(token.path) != token:
+            raise InvalidFrameError("file", "the file changed while it was read")
+        return file
+
+    @staticmethod
+    def _check_same(series: FileSeries, file: NxsFile) -> None:
+        layout = (tuple(file.index.shape), file.index.dtype)
+        if series.layout not in (None, layout):
+            raise InvalidFrameError("shape", f"{layout} in a run of {series.layout}")
+        series.layout = layout
+
+    def _flush(
+        self,
+        series: FileSeries,
+        run: _Run,
+        fresh: Mapping[_Place, NxsFile] = MappingProxyType({}),
+        *,
+        last: bool = False,
+    ) -> list[AdapterEvent]:
+        """Return what the held files give now that more is known; ``last``: nothing will come."""
+        events: list[AdapterEvent] = []
+        if not run.begun:
+            if not run.held or (len(run.firsts) < len(run.modules) and not last):
+                return events
+            run.begun = series.begun = True
+            events.append(self._begin_of(series, run))
+        for place in sorted(run.held, key=lambda place: (place[1], place[0])):
+            first = _first_number(run, place)
+            if first is not None:
+                token = run.held.pop(place)
+                events.append(self._file_event(series, run, token, place, first, fresh.get(place)))
+            elif last:
+                token = run.held.pop(place)
+                reason = f"part {place[1]} without those before it: its numbers are not known"
+                events.append(self._bad(series, token.path, reason))
+        return events
+
+    def _file_event(
+        self,
+        series: FileSeries,
+        run: _Run,
+        token: ReadyFile,
+        place: _Place,
+        first: int,
+        file: NxsFile | None,
+    ) -> AdapterEvent:
+        try:
+            file = file or self._index(token)
+            again, payload = map_file(token.path)
+            if again != token:
+                raise InvalidFrameError("file", "the file changed while it waited")
+            frames = tuple(_placed(file, run, place[0], first, token.mtime_ns))
+        except (ValueError, OSError) as error:
+            return self._bad(series, token.path, reason_of(error))
+        numbers = [placed.header.number for placed in frames]
+        run.expected = max(run.expected, first + file.index.count)
+        run.has_numbers = run.has_numbers or file.numbers is not None
+        series.number = max([series.number, *numbers])
+        return SourceFile(
+            series=series.key,
+            payload=payload,
+            frames=frames,
+            token=token,
+            source=self._relative(token.path),
+        )
+
+    def _bad(self, series: FileSeries, path: str, reason: str) -> Quarantined:
+        return Quarantined(series=series.key, source=self._relative(path), reason=reason)
+
+    def _quarantine(self, waiting: Waiting) -> Iterator[AdapterEvent]:
+        """Read a file whose writer is dead as it is; go on without a module whose file is bad."""
+        path = waiting.file.path
+        if "already open" in waiting.reason and path not in self._crashed:
+            self._crashed.add(path)
+            yield from self._take(waiting.file)
+            return
+        self._crashed.discard(path)
+        prefix, _, extension = self._split(path)
+        series = self._series_of(path, prefix, extension)
+        name, module, part = self._places(Path(path).stem)
+        yield from super()._quarantine(waiting)
+        run = self._run_of(series, path, name)
+        if part == run.base.get(module):
+            run.firsts.setdefault(module, None)
+        yield from self._flush(series, run)
+
+    # -- runs -----------------------------------------------------------------------------------
+
+    def _begin_of(self, series: FileSeries, run: _Run) -> SeriesBegin:
+        """Return the begin of a run: the settings of its first module, the places of all."""
+        files = {module: file for module, file in sorted(run.firsts.items()) if file is not None}
+        path = next(iter(run.held.values())).path
+        name, _, extension = self._split(path)
+        first = next(iter(files.values()), None)
+        many = len(run.modules) > 1 or self._places(Path(path).stem, known=True)[1] > 0
+        attachments = {
+            f"{item}_m{module:02d}" if many else item: array
+            for module, file in files.items()
+            for item, array in file.attachments.items()
+        }
+        period_s = first.period_s if first else None
+        return SeriesBegin(
+            series=series.key,
+            name=name.strip("_-. ") or None,
+            metadata={"source_interface": "files", **(first.metadata if first else {})},
+            run=self._facts(name, extension, path),
+            modules=_modules(run.modules, files) if many else (),
+            rate_hz=1 / period_s if period_s else None,
+            attachments=attachments,
+        )
+
+    def _end(self, series: FileSeries) -> Iterator[AdapterEvent]:
+        """End a run; what still waits is published, or named."""
+        run = self._runs.pop(series.key, None)
+        if run is None:
+            yield SeriesEnd(series=series.key)
+            return
+        yield from self._flush(series, run, last=True)
+        totals: dict[int, int] = {}
+        for (module, _), count in run.counts.items():
+            totals[module] = totals.get(module, 0) + count
+        differ = len(set(totals.values())) > 1
+        yield SeriesEnd(
+            series=series.key,
+            # positions that the writers made, also those without an image
+            expected=run.expected if run.expected and not run.has_numbers else None,
+            metadata={"module_counts": {str(m): n for m, n in totals.items()}} if differ else {},
+            token=series.key,
+        )
+
+
+def _first_number(run: _Run, place: _Place) -> int | None:
+    """Return the number of a file's first position; None while parts before it are missing."""
+    module, part = place
+    if part - run.base[module] > len(run.counts):
+        return None
+    before = [run.counts.get((module, at)) for at in range(run.base[module], part)]
+    known = [count for count in before if count is not None]
+    return sum(known) if len(known) == len(before) else None
+
+
+def _placed(
+    file: NxsFile, run: _Run, module: int, first: int, mtime_ns: int
+) -> Iterator[PlacedFrame]:
+    index = file.index
+    start = run.firsts.get(module)
+    origin = start.numbers[0] if start is not None and start.numbers else 0
+    for image in index.images:
+        number = file.numbers[image.index] if file.numbers else first + image.index
+        after_ns = round(max(0, number - origin) * (file.period_s or 0) * 1e9)
+        header = FrameHeader(
+            number=number,
+            timestamp_ns=max(0, mtime_ns)
+            if file.started_ns is None
+            else file.started_ns + after_ns,
+            shape=index.shape,
+            dtype=index.dtype,
+            encoding=image.encoding,
+            module=module,
+        )
+        yield PlacedFrame(header=header, offset=image.offset, nbytes=image.nbytes)
+
+
+def _modules(indices: Sequence[int], files: Mapping[int, NxsFile]) -> tuple[Module, ...]:
+    """Return where the modules are; one below the other where a file does not tell."""
+    shape = next((file.index.shape for file in files.values()), (1, 1))
+    places = [file.position for file in files.values()]
+    known = all(place is not None for place in places) and len(files) == len(indices)
+    low = (min(p[0] for p in places if p), min(p[1] for p in places if p)) if known else (0, 0)
+    modules = []
+    for at, index in enumerate(indices):
+        place = files[index].position if known else None
+        row, column = (place[0] - low[0], place[1] - low[1]) if place else (at * shape[0], 0)
+        modules.append(Module(index=index, shape=shape, position=(row, column)))
+    return tuple(modules)
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        compiled = re.compile(pattern, re.DOTALL)
+    except re.error as error:
+        raise InvalidArgumentError("pattern", f"{pattern!r}: {error}") from error
+    if "run" not in compiled.groupindex:
+        raise InvalidArgumentError("pattern", f"{pattern!r} lacks the group run")
+    return compiled
