@@ -9,29 +9,33 @@ from __future__ import annotations
 
 import logging
 import mmap
-import re
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, tzinfo
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipeline.detectors.eiger import hdf5
+from pipeline.detectors.eiger.fileseries import (
+    INTERFACE,
+    FileSeries,
+    Token,
+    begin_of,
+    by_series,
+    natural,
+    placed,
+)
 from pipeline.detectors.eiger.fileserver import Complaints, FileServer
-from pipeline.detectors.eiger.hdf5 import FileName, Master
+from pipeline.detectors.eiger.hdf5 import FileName
 from pipeline.detectors.rest import Device
 from pipeline.errors import InvalidArgumentError, InvalidFrameError, SourceError
-from pipeline.frame import AttributeValue, FrameHeader
+from pipeline.frame import AttributeValue
 from pipeline.protocols import (
     AdapterEvent,
     PlacedFrame,
     Quarantined,
-    SeriesBegin,
     SeriesEnd,
     SourceFile,
 )
@@ -47,46 +51,6 @@ _RECHECK_S = 30.0
 
 _Events = Generator[AdapterEvent | None, None, None]
 _Verdict = Generator[AdapterEvent | None, None, bool]
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A file that may be let go of."""
-
-    name: str
-    nbytes: int
-
-
-@dataclass(slots=True)
-class _Series:
-    """One series: the files of one name pattern."""
-
-    name: str
-    changed_s: float
-    master: Master | None = None
-    digest: str = ""
-    begun: bool = False
-    #: Of the master when the series began; names are used again.
-    date: str = ""
-    #: Files that are done with, published or not.
-    taken: set[str] = field(default_factory=set)
-    highest: int = 0
-    damaged: int = 0
-    #: Files that cannot be read: their length, and when they are looked at again.
-    doubtful: dict[str, tuple[int, float]] = field(default_factory=dict)
-
-    @property
-    def master_name(self) -> str:
-        return f"{self.name}_master.h5"
-
-    @property
-    def announced(self) -> int | None:
-        return self.master.announced if self.master else None
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the last image that was announced is there."""
-        return self.announced is not None and self.highest >= self.announced
 
 
 class FileWriterSource:
@@ -119,8 +83,6 @@ class FileWriterSource:
         Names the setting that is wrong.
     """
 
-    interface = "filewriter"
-
     def __init__(
         self,
         device: Device,
@@ -148,9 +110,9 @@ class FileWriterSource:
         self._timezone = timezone
         self._clock, self._sleep = clock, sleep
         self._complaints = Complaints(clock)
-        self._current: _Series | None = None
+        self._current: FileSeries | None = None
         #: Series that are over, while their files are still listed.
-        self._done: dict[str, _Series] = {}
+        self._done: dict[str, FileSeries] = {}
         self._deleted: set[str] = set()
         self._was_active = False
         self._recheck_s = clock() + _RECHECK_S
@@ -190,7 +152,7 @@ class FileWriterSource:
 
     def owns(self, run: Mapping[str, AttributeValue]) -> bool:
         """Tell whether a series with these facts would come from this FileWriter."""
-        ours = run.get("interface") == self.interface
+        ours = run.get("interface") == INTERFACE
         return ours and run.get("endpoint") == self._server.endpoint
 
     def check(self) -> Mapping[str, AttributeValue]:
@@ -248,31 +210,31 @@ class FileWriterSource:
         if recheck:
             self._recheck_s = self._clock() + _RECHECK_S
 
-    def _is_replaced(self, series: _Series) -> bool:
+    def _is_replaced(self, series: FileSeries) -> bool:
         return self._server.digest(series.master_name) != series.digest
 
-    def _next(self, listed: list[FileName]) -> Generator[None, None, _Series | None]:
+    def _next(self, listed: list[FileName]) -> Generator[None, None, FileSeries | None]:
         """Choose the oldest series that has files we have not taken."""
-        found: list[tuple[bool, int, tuple[Any, ...], _Series]] = []
-        for name, items in _by_series(listed).items():
+        found: list[tuple[bool, int, tuple[Any, ...], FileSeries]] = []
+        for name, items in by_series(listed).items():
             done = self._done.get(name)
             if done is not None and all(item.name in done.taken for item in items):
                 continue
-            series = _Series(name, self._clock())
+            series = FileSeries(name, self._clock())
             if items[0].part == 0:
                 yield from self._read_master(series)
             date = series.master.started_ns if series.master else None
-            found.append((date is None, date or 0, _natural(name), series))
+            found.append((date is None, date or 0, natural(name), series))
         return min(found, key=lambda item: item[:3])[3] if found else None
 
-    def _others(self, series: _Series, listed: list[FileName]) -> bool:
+    def _others(self, series: FileSeries, listed: list[FileName]) -> bool:
         """Tell whether there are files of a series that was not taken yet."""
         others = {item.series for item in listed} - {series.name}
         return bool(others - self._done.keys())
 
     # -- files ----------------------------------------------------------------------------------
 
-    def _take(self, series: _Series, files: list[FileName], active: bool) -> _Events:
+    def _take(self, series: FileSeries, files: list[FileName], active: bool) -> _Events:
         if series.master is None and files[0].part == 0:
             yield from self._read_master(series)
         if not series.begun:
@@ -281,12 +243,12 @@ class FileWriterSource:
                 return  # the master comes first, and tells when the series began
             series.begun = True
             series.date = series.master.date if series.master else ""
-            yield self._begin(series)
+            yield begin_of(series, self._server.endpoint)
         for item in files:
             if item.part and item.name not in series.taken:
                 yield from self._data_file(series, item)
 
-    def _data_file(self, series: _Series, item: FileName) -> _Events:
+    def _data_file(self, series: FileSeries, item: FileName) -> _Events:
         """Fetch and publish one file; one that cannot be read waits for its next look."""
         nbytes = self._server.size(item.name)
         before, due_s = series.doubtful.get(item.name, (None, 0.0))
@@ -304,7 +266,7 @@ class FileWriterSource:
             path.unlink(missing_ok=True)
         series.changed_s = self._clock()
 
-    def _images_of_master(self, series: _Series, content: bytes) -> _Events:
+    def _images_of_master(self, series: FileSeries, content: bytes) -> _Events:
         """Publish images that lie in the master itself; it is let go of at the series' end."""
         path = self._server.folder() / "master.h5"
         path.write_bytes(content)
@@ -316,19 +278,20 @@ class FileWriterSource:
             path.unlink(missing_ok=True)
 
     @staticmethod
-    def _damaged(series: _Series, name: str, reason: str) -> _Events:
+    def _damaged(series: FileSeries, name: str, reason: str) -> _Events:
         series.taken.add(name)
         series.damaged += 1
         yield Quarantined(series=series.name, source=name, reason=reason)
 
-    def _publish(self, series: _Series, name: str, path: Path, token: Token | None) -> _Events:
+    def _publish(self, series: FileSeries, name: str, path: Path, token: Token | None) -> _Events:
         """Give the images of a file; raises InvalidFrameError before the first one, or never."""
         frames: list[PlacedFrame] = []
         missing = 0
         for images in hdf5.read_images(path):
-            frames.extend(self._placed(series, name, images))
+            first = self._guessed_first(name) if images.first is None else images.first
+            frames.extend(placed(images, first, series.master))
             missing += len(images.index.missing)
-        frames.sort(key=lambda placed: placed.header.number)
+        frames.sort(key=lambda frame: frame.header.number)
         series.taken.add(name)
         if missing:
             reason = f"{missing} of its images were never written"
@@ -346,22 +309,6 @@ class FileWriterSource:
             source=name,
         )
 
-    def _placed(self, series: _Series, name: str, images: hdf5.DataImages) -> Iterator[PlacedFrame]:
-        index = images.index
-        if index.channels > 1:
-            raise InvalidFrameError("shape", f"{index.channels} channels a frame")
-        first = self._guessed_first(name) if images.first is None else images.first
-        for image in index.images:
-            number = first + image.index
-            header = FrameHeader(
-                number=number,
-                timestamp_ns=_time_ns(series.master, number),
-                shape=index.shape,
-                dtype=index.dtype,
-                encoding=image.encoding,
-            )
-            yield PlacedFrame(header=header, offset=image.offset, nbytes=image.nbytes)
-
     def _guessed_first(self, name: str) -> int:
         """Return the first number of a data file that does not tell it."""
         item = hdf5.split_name(name)
@@ -375,7 +322,7 @@ class FileWriterSource:
 
     # -- begin and end --------------------------------------------------------------------------
 
-    def _read_master(self, series: _Series) -> Generator[None, None, bytes]:
+    def _read_master(self, series: FileSeries) -> Generator[None, None, bytes]:
         """Fetch and read the master; return its bytes, none if it cannot be read (yet)."""
         name = series.master_name
         nbytes = self._server.size(name)
@@ -396,34 +343,7 @@ class FileWriterSource:
         series.digest = sha256(content).hexdigest()
         return content
 
-    def _begin(self, series: _Series, content: bytes = b"") -> SeriesBegin:
-        master = series.master
-        metadata: dict[str, AttributeValue] = {"source_interface": self.interface}
-        attachments: dict[str, Any] = {}
-        rate_hz = None
-        if master is not None:
-            metadata.update(master.metadata)
-            attachments.update(master.attachments)
-            rate_hz = 1 / master.frame_time_s if master.frame_time_s else None
-        if series.announced is not None:
-            metadata["images_announced"] = series.announced
-        if content:
-            attachments = {"master_h5": np.frombuffer(content, np.uint8)}
-        return SeriesBegin(
-            series=series.name,
-            name=series.name.rpartition("/")[2],
-            metadata=metadata,
-            run={
-                "interface": self.interface,
-                "endpoint": self._server.endpoint,
-                "series": series.name,
-                "data_collection_date": series.date,
-            },
-            rate_hz=rate_hz,
-            attachments=attachments,
-        )
-
-    def _end(self, series: _Series, files: list[FileName], active: bool) -> _Verdict:
+    def _end(self, series: FileSeries, files: list[FileName], active: bool) -> _Verdict:
         """End a series when all its files are there, or gone; tell whether it is over."""
         if not files:
             # the unit was started again, or somebody cleared it, unless we deleted them
@@ -439,11 +359,11 @@ class FileWriterSource:
             return False
         return (yield from self._finish(series, has_master=files[0].part == 0))
 
-    def _finish(self, series: _Series, *, has_master: bool) -> _Verdict:
+    def _finish(self, series: FileSeries, *, has_master: bool) -> _Verdict:
         """Take the master as it is at the end; False if it is not whole yet."""
         token = None
         if has_master:
-            last = _Series(series.name, series.changed_s)
+            last = FileSeries(series.name, series.changed_s)
             content = yield from self._read_master(last)
             if last.master is None and self._clock() - series.changed_s < self._grace_s:
                 return False
@@ -453,7 +373,7 @@ class FileWriterSource:
                 return True  # its files are those of another series now, which is taken next
             series.master, series.digest = last.master or series.master, last.digest
             series.taken.add(series.master_name)
-            yield self._begin(series, content)
+            yield begin_of(series, self._server.endpoint, content)
             if content and series.master is not None and series.master.holds_images:
                 yield from self._images_of_master(series, content)
             token = Token(series.master_name, len(content)) if content else None
@@ -466,23 +386,3 @@ class FileWriterSource:
             token=token,
         )
         return True
-
-
-def _time_ns(master: Master | None, number: int) -> int:
-    """Reckon the start of an exposure: the files tell the begin of the series only."""
-    if master is None or master.started_ns is None:
-        return 0
-    return master.started_ns + max(0, round((number - 1) * (master.frame_time_s or 0) * 1e9))
-
-
-def _by_series(listed: list[FileName]) -> dict[str, list[FileName]]:
-    found: dict[str, list[FileName]] = {}
-    for item in listed:
-        found.setdefault(item.series, []).append(item)
-    return found
-
-
-def _natural(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Sort ``series_9`` before ``series_10``."""
-    parts = re.split(r"([0-9]{1,18})", name)
-    return tuple((1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts)
