@@ -17,9 +17,9 @@ from pipeline.errors import InvalidFrameError
 #: struct format and size by TIFF type: BYTE, ASCII, SHORT, LONG, UNDEFINED, LONG8.
 _TYPES = {1: ("B", 1), 2: ("B", 1), 3: ("H", 2), 4: ("I", 4), 7: ("B", 1), 16: ("Q", 8)}
 _WIDTH, _ROWS, _BITS, _COMPRESSION, _OFFSETS, _SAMPLES = 256, 257, 258, 259, 273, 277
-_COUNTS, _SOFTWARE, _DATE, _TILES, _FORMAT = 279, 305, 306, 324, 339
+_COUNTS, _SOFTWARE, _DATE, _TILES, _FORMAT, _DOCUMENT = 279, 305, 306, 324, 339, 269
 _WANTED = frozenset((_WIDTH, _ROWS, _BITS, _COMPRESSION, _OFFSETS, _SAMPLES)) | frozenset(
-    (_COUNTS, _SOFTWARE, _DATE, _TILES, _FORMAT)
+    (_COUNTS, _SOFTWARE, _DATE, _TILES, _FORMAT, _DOCUMENT)
 )
 _KINDS = {1: "uint", 2: "int", 3: "float"}
 #: A page has at least its directory; more pages than this are a loop that was made on purpose.

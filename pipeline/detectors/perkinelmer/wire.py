@@ -198,11 +198,8 @@ def read_image(payload: Buffer) -> tuple[FileHeader, str]:
         raise InvalidFrameError("payload", str(error)) from error
     if len(header.shape) != 2:
         raise InvalidFrameError("shape", f"TIFF: {header.shape} is not rows and columns")
-    try:
-        date = next(iter_pages(byte_view(payload))).date
-    except InvalidFrameError:
-        date = ""
-    return header, date
+    # also refuses a directory whose texts are still to come
+    return header, next(iter_pages(byte_view(payload))).date
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
