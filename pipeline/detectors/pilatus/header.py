@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, tzinfo
+from functools import lru_cache
 
 Value = int | float | str
 #: name, value, unit (empty where it has none)
@@ -78,6 +79,7 @@ def parse_header(text: str) -> tuple[dict[str, Value], dict[str, str], list[str]
     return attributes, units, dates
 
 
+@lru_cache(maxsize=1024)
 def _parse_line(content: str) -> _Values:
     words = content.translate(_BLANKS).split()
     if not words:
