@@ -152,6 +152,10 @@ def line(report: IngestReport) -> str:
     ]
     if report.skipped:
         parts.append(f"{report.skipped} were published before")
+    if report.spooled:
+        parts.append(f"{report.spooled} spooled")
+    if report.waited_s >= 1 or report.waiting:
+        parts.append(f"held back {report.waited_s:.1f} s")
     if report.quarantined:
         parts.append(f"{report.quarantined} quarantined")
     return ", ".join(parts)
