@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from pipeline.detectors.after import AFTER, let_go
+from pipeline.detectors.file_options import FILE_OPTIONS, PATTERNS
 from pipeline.detectors.found import FileSeries, FoundFile, Waiting, compile_name
 from pipeline.detectors.options import Option
 from pipeline.detectors.reading import (
@@ -45,7 +46,6 @@ __all__ = [
 
 #: Digits before the extension: ``scan_7_0012.tif`` is number 12 of ``scan_7_``.
 NAME_PATTERN = r"(?P<prefix>.*?)(?P<number>[0-9]+)"
-PATTERNS = ("*.cbf", "*.tif", "*.tiff", "*.edf")
 #: Growing files are looked at so often, seconds.
 _LOOK_S = 0.1
 
@@ -134,48 +134,7 @@ class FilesAdapter:
     @classmethod
     def options(cls) -> list[Option]:
         """Return what the command line may set; ``idle_end_s`` and ``after`` are everybody's."""
-        return [
-            Option(name="watch", help="directory to watch", unit="DIR", required=True),
-            Option(
-                name="patterns",
-                default=",".join(PATTERNS),
-                help="names of image files, separated by commas",
-                unit="GLOBS",
-            ),
-            Option(name="recursive", type=bool, default=True, help="watch sub-directories, too"),
-            Option(
-                name="method",
-                default="auto",
-                help="how to learn of new files; auto polls on network file systems",
-                choices=("auto", "inotify", "poll"),
-            ),
-            Option(
-                name="poll_every_s",
-                type=float,
-                default=0.5,
-                help="time between two looks when polling",
-                unit="SECONDS",
-            ),
-            Option(
-                name="name_pattern",
-                default="",
-                help="regular expression for names without extension, groups prefix and number",
-                unit="REGEX",
-            ),
-            Option(
-                name="grace_s",
-                type=float,
-                default=5.0,
-                help="how long an unreadable file must stay unchanged to be quarantined",
-                unit="SECONDS",
-            ),
-            Option(
-                name="move_to",
-                default="",
-                help="where --after move puts files; default: 'published' in the watched directory",
-                unit="DIR",
-            ),
-        ]
+        return list(FILE_OPTIONS)
 
     # -- for kinds of files ---------------------------------------------------------------------
 
@@ -264,6 +223,7 @@ class FilesAdapter:
         else:
             self._settle(file.path, series)
             yield from events
+            series.last_s = self._clock()  # a file of many frames takes long
 
     def _read(self, path: str) -> tuple[ReadyFile, Buffer]:
         """Return the file's identity and bytes; OSError or ValueError: not now, perhaps later."""
