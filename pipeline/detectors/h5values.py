@@ -24,8 +24,9 @@ MAX_ARRAY_NBYTES = 256 << 20
 #: How many of the base unit one is.  Names as vendors write them, in lower case.
 _FACTORS: Mapping[str, Mapping[str, float]] = {
     "m": {"m": 1, "meter": 1, "metre": 1, "cm": 1e-2, "mm": 1e-3, "um": 1e-6, "µm": 1e-6}
-    | {"\u03bcm": 1e-6, "micrometer": 1e-6, "micron": 1e-6, "nm": 1e-9},
-    "s": {"s": 1, "sec": 1, "seconds": 1, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9},
+    | {"\u03bcm": 1e-6, "millimeter": 1e-3, "micrometer": 1e-6, "micron": 1e-6, "nm": 1e-9},
+    "s": {"s": 1, "sec": 1, "second": 1, "seconds": 1, "ms": 1e-3, "millisecond": 1e-3}
+    | {"us": 1e-6, "µs": 1e-6, "microsecond": 1e-6, "ns": 1e-9, "nanosecond": 1e-9},
     "eV": {"ev": 1, "kev": 1e3},
     "A": {"a": 1, "angstrom": 1, "å": 1, "\u212b": 1, "nm": 10, "m": 1e10},
     "deg": {"deg": 1, "degree": 1, "degrees": 1, "rad": 180 / math.pi},

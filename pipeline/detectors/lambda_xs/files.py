@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -18,15 +17,22 @@ from typing import Any, ClassVar
 from pipeline.detectors.after import let_go
 from pipeline.detectors.files import FilesAdapter, FileSeries, FoundFile, Reader, Waiting
 from pipeline.detectors.lambda_xs.hdf5 import NxsFile, read_nxs
+from pipeline.detectors.lambda_xs.runs import (
+    Place,
+    Run,
+    expected,
+    first_number,
+    modules_of,
+    placed,
+)
 from pipeline.detectors.options import Option
 from pipeline.detectors.reading import map_file, reason_of
 from pipeline.detectors.timezones import timezone_of
 from pipeline.detectors.watch import ReadyFile, look
 from pipeline.errors import InvalidArgumentError, InvalidFrameError
-from pipeline.frame import Buffer, FrameHeader, Module
+from pipeline.frame import Buffer
 from pipeline.protocols import (
     AdapterEvent,
-    PlacedFrame,
     Quarantined,
     SeriesBegin,
     SeriesEnd,
@@ -37,25 +43,6 @@ from pipeline.protocols import (
 NXS_PATTERN = r"(?P<run>.+?)(?:_m(?P<module>[0-9]{1,3}))?(?:_part_?(?P<part>[0-9]{1,9}))?"
 #: So that a file's place among those of its run is one number.
 _MAX_MODULES = 10_000
-
-_Place = tuple[int, int]
-
-
-@dataclass(slots=True)
-class _Run:
-    """The files of one run, by (module, part)."""
-
-    #: Modules whose files were there when the first one was ready.
-    modules: tuple[int, ...]
-    #: Lowest part of each module.
-    base: dict[int, int]
-    #: First file of each module; None for one that cannot be read.
-    firsts: dict[int, NxsFile | None] = field(default_factory=dict)
-    counts: dict[_Place, int] = field(default_factory=dict)
-    held: dict[_Place, ReadyFile] = field(default_factory=dict)
-    begun: bool = False
-    expected: int = 0
-    has_numbers: bool = False
 
 
 class NxsFiles(FilesAdapter):
@@ -86,7 +73,7 @@ class NxsFiles(FilesAdapter):
     ) -> None:
         self._pattern = _compiled(pattern or NXS_PATTERN)
         self._timezone = timezone_of(timezone)
-        self._runs: dict[str, _Run] = {}
+        self._runs: dict[str, Run] = {}
         #: Files whose writer is taken for dead.
         self._crashed: set[str] = set()
         #: Published files of runs that go on, by series.
@@ -135,10 +122,17 @@ class NxsFiles(FilesAdapter):
                 safe = self._safe.pop(token, [])
                 for file in sorted(safe, key=lambda file: self._order(file.path), reverse=True):
                     self._let_go(file)
-            elif self._places(Path(token.path).stem, known=True)[2] < 0:
+            elif self._is_alone(token):
                 self._let_go(token)
             else:
                 self._safe.setdefault(self._key(token.path), []).append(token)
+
+    def _is_alone(self, token: ReadyFile) -> bool:
+        """Tell whether no other file's numbers depend on this one."""
+        place = self._places(Path(token.path).stem)[1:]
+        run = self._runs.get(self._key(token.path))
+        told = run is not None and place in run.numbered
+        return told or self._places(Path(token.path).stem, known=True)[2] < 0
 
     def _let_go(self, file: ReadyFile) -> None:
         if let_go(file, self.after, root=self.directory, move_to=self._move_to):
@@ -159,10 +153,12 @@ class NxsFiles(FilesAdapter):
         )
 
     def _key(self, path: str) -> str:
+        """Return the key of a file's series, whether that goes on or not."""
         prefix, _, extension = self._split(path)
-        return self._series_of(path, prefix, extension).key
+        directory = self._relative(path).rpartition("/")[0]
+        return f"{directory}/{prefix}*{extension}" if directory else f"{prefix}*{extension}"
 
-    def _run_of(self, series: FileSeries, path: str, name: str) -> _Run:
+    def _run_of(self, series: FileSeries, path: str, name: str) -> Run:
         """Return the run of a file; the first one looks which others are there."""
         run = self._runs.get(series.key)
         if run is None:
@@ -173,7 +169,7 @@ class NxsFiles(FilesAdapter):
                     other, module, part = self._places(stem)
                     if other == name and extension == Path(path).suffix:
                         base[module] = min(base.get(module, part), part)
-            run = self._runs[series.key] = _Run(modules=tuple(sorted(base)), base=base)
+            run = self._runs[series.key] = Run(modules=tuple(sorted(base)), base=base)
         return run
 
     # -- files ----------------------------------------------------------------------------------
@@ -194,6 +190,8 @@ class NxsFiles(FilesAdapter):
         place = (module, part)
         run.counts[place] = file.index.count
         run.held[place] = token
+        if file.numbers is not None:
+            run.numbered.add(place)
         return self._flush(series, run, {place: file})
 
     def _index(self, token: ReadyFile) -> NxsFile:
@@ -213,8 +211,8 @@ class NxsFiles(FilesAdapter):
     def _flush(
         self,
         series: FileSeries,
-        run: _Run,
-        fresh: Mapping[_Place, NxsFile] = MappingProxyType({}),
+        run: Run,
+        fresh: Mapping[Place, NxsFile] = MappingProxyType({}),
         *,
         last: bool = False,
     ) -> list[AdapterEvent]:
@@ -226,7 +224,7 @@ class NxsFiles(FilesAdapter):
             run.begun = series.begun = True
             events.append(self._begin_of(series, run))
         for place in sorted(run.held, key=lambda place: (place[1], place[0])):
-            first = _first_number(run, place)
+            first = first_number(run, place)
             if first is not None:
                 token = run.held.pop(place)
                 events.append(self._file_event(series, run, token, place, first, fresh.get(place)))
@@ -239,9 +237,9 @@ class NxsFiles(FilesAdapter):
     def _file_event(
         self,
         series: FileSeries,
-        run: _Run,
+        run: Run,
         token: ReadyFile,
-        place: _Place,
+        place: Place,
         first: int,
         file: NxsFile | None,
     ) -> AdapterEvent:
@@ -250,12 +248,13 @@ class NxsFiles(FilesAdapter):
             again, payload = map_file(token.path)
             if again != token:
                 raise InvalidFrameError("file", "the file changed while it waited")
-            frames = tuple(_placed(file, run, place[0], first, token.mtime_ns))
+            frames = tuple(placed(file, place[0], first, token.mtime_ns))
         except (ValueError, OSError) as error:
             return self._bad(series, token.path, reason_of(error))
         numbers = [placed.header.number for placed in frames]
-        run.expected = max(run.expected, first + file.index.count)
-        run.has_numbers = run.has_numbers or file.numbers is not None
+        run.made = max(run.made, first + file.index.count)
+        if file.numbers is not None:
+            run.highest = max([run.highest, *file.numbers])
         series.number = max([series.number, *numbers])
         return SourceFile(
             series=series.key,
@@ -287,7 +286,7 @@ class NxsFiles(FilesAdapter):
 
     # -- runs -----------------------------------------------------------------------------------
 
-    def _begin_of(self, series: FileSeries, run: _Run) -> SeriesBegin:
+    def _begin_of(self, series: FileSeries, run: Run) -> SeriesBegin:
         """Return the begin of a run: the settings of its first module, the places of all."""
         files = {module: file for module, file in sorted(run.firsts.items()) if file is not None}
         path = next(iter(run.held.values())).path
@@ -305,7 +304,7 @@ class NxsFiles(FilesAdapter):
             name=name.strip("_-. ") or None,
             metadata={"source_interface": "files", **(first.metadata if first else {})},
             run=self._facts(name, extension, path),
-            modules=_modules(run.modules, files) if many else (),
+            modules=modules_of(run.modules, files) if many else (),
             rate_hz=1 / period_s if period_s else None,
             attachments=attachments,
         )
@@ -323,57 +322,10 @@ class NxsFiles(FilesAdapter):
         differ = len(set(totals.values())) > 1
         yield SeriesEnd(
             series=series.key,
-            # positions that the writers made, also those without an image
-            expected=run.expected if run.expected and not run.has_numbers else None,
+            expected=expected(run),
             metadata={"module_counts": {str(m): n for m, n in totals.items()}} if differ else {},
             token=series.key,
         )
-
-
-def _first_number(run: _Run, place: _Place) -> int | None:
-    """Return the number of a file's first position; None while parts before it are missing."""
-    module, part = place
-    if part - run.base[module] > len(run.counts):
-        return None
-    before = [run.counts.get((module, at)) for at in range(run.base[module], part)]
-    known = [count for count in before if count is not None]
-    return sum(known) if len(known) == len(before) else None
-
-
-def _placed(
-    file: NxsFile, run: _Run, module: int, first: int, mtime_ns: int
-) -> Iterator[PlacedFrame]:
-    index = file.index
-    start = run.firsts.get(module)
-    origin = start.numbers[0] if start is not None and start.numbers else 0
-    for image in index.images:
-        number = file.numbers[image.index] if file.numbers else first + image.index
-        after_ns = round(max(0, number - origin) * (file.period_s or 0) * 1e9)
-        header = FrameHeader(
-            number=number,
-            timestamp_ns=max(0, mtime_ns)
-            if file.started_ns is None
-            else file.started_ns + after_ns,
-            shape=index.shape,
-            dtype=index.dtype,
-            encoding=image.encoding,
-            module=module,
-        )
-        yield PlacedFrame(header=header, offset=image.offset, nbytes=image.nbytes)
-
-
-def _modules(indices: Sequence[int], files: Mapping[int, NxsFile]) -> tuple[Module, ...]:
-    """Return where the modules are; one below the other where a file does not tell."""
-    shape = next((file.index.shape for file in files.values()), (1, 1))
-    places = [file.position for file in files.values()]
-    known = all(place is not None for place in places) and len(files) == len(indices)
-    low = (min(p[0] for p in places if p), min(p[1] for p in places if p)) if known else (0, 0)
-    modules = []
-    for at, index in enumerate(indices):
-        place = files[index].position if known else None
-        row, column = (place[0] - low[0], place[1] - low[1]) if place else (at * shape[0], 0)
-        modules.append(Module(index=index, shape=shape, position=(row, column)))
-    return tuple(modules)
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:

@@ -65,6 +65,8 @@ class NxsFile:
     ----------
     numbers:
         The frame number of each position; None where the file does not tell.
+    error_codes:
+        What the receiver says of each position, 0 for a good image; None as before.
     position:
         Row and column of the first pixel in the assembled image; None where the file does not tell.
     started_ns:
@@ -77,6 +79,7 @@ class NxsFile:
     metadata: Mapping[str, AttributeValue]
     attachments: Mapping[str, Any]
     numbers: tuple[int, ...] | None = None
+    error_codes: tuple[int, ...] | None = None
     position: tuple[int, int] | None = None
     started_ns: int | None = None
     period_s: float | None = None
@@ -109,6 +112,7 @@ def read_nxs(
             metadata=metadata,
             attachments={name: found for name, found in arrays if found is not None},
             numbers=_numbers(file, index.count),
+            error_codes=_column(file, "error_code", index.count),
             position=_position(file),
             started_ns=time_ns(start, timezone) if isinstance(start, str) else None,
             period_s=_period_s(metadata),
@@ -144,16 +148,20 @@ def _is_small(value: object) -> bool:
 
 def _numbers(file: h5py.File, count: int) -> tuple[int, ...] | None:
     """Return the frame number of each position, from the dataset some writers add."""
+    numbers = _column(file, "sequence_number", count)
+    if numbers is None:
+        return None
+    if min(numbers) < 0 or max(numbers) >= INT64_MAX or len(set(numbers)) != count:
+        raise InvalidFrameError("number", "sequence_number repeats itself, or is out of range")
+    return numbers
+
+
+def _column(file: h5py.File, name: str, count: int) -> tuple[int, ...] | None:
+    """Return one integer for each position, None where the file has not as many."""
     for group in _COLLECTIONS:
-        found = h5values.array(file, f"{group}/sequence_number")
-        if found is None or found.dtype.kind not in "iu" or found.size != count:
-            continue
-        numbers = tuple(int(number) for number in found.reshape(-1))
-        if not numbers:
-            return None
-        if min(numbers) < 0 or max(numbers) >= INT64_MAX or len(set(numbers)) != count:
-            raise InvalidFrameError("number", "sequence_number repeats itself, or is out of range")
-        return numbers
+        found = h5values.array(file, f"{group}/{name}")
+        if found is not None and found.dtype.kind in "iu" and found.size == count:
+            return tuple(int(item) for item in found.reshape(-1))
     return None
 
 

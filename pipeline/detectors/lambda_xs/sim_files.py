@@ -49,7 +49,7 @@ class NxsWriter:
     part_frames:
         Frames per file; 0 for one file without a part in its name.
     sequence_numbers:
-        Write the dataset ``sequence_number``, which tells which frames were lost.
+        Write the dataset ``sequence_number`` (from 1), which tells which frames were lost.
     swmr:
         Write so that readers may follow (libver latest, SWMR mode).
     """
@@ -66,7 +66,7 @@ class NxsWriter:
         compression: str = "bitshuffle",
         period_s: float = 0.01,
         announced: int = 0,
-        sequence_numbers: bool = False,
+        sequence_numbers: bool = True,
         swmr: bool = False,
         start_ns: int | None = None,
     ) -> None:
@@ -85,7 +85,6 @@ class NxsWriter:
         self.start_ns = time.time_ns() if start_ns is None else start_ns
         self.position = 0
         self._open: dict[int, h5py.File] = {}
-        self._numbers: dict[int, list[int]] = {}
         self._part = -1
 
     def path(self, module: int, part: int) -> Path:
@@ -97,19 +96,19 @@ class NxsWriter:
             name += f"_part{part:05d}"
         return self.directory / f"{name}.nxs"
 
-    def write(self, images: dict[int, npt.NDArray[Any]], number: int) -> None:
+    def write(self, images: dict[int, npt.NDArray[Any]]) -> None:
         """Write one frame: an image of each module that did not lose it."""
         part = self.position // self.part_frames if self.part_frames else 0
         if part != self._part:
             self._next_part(part)
-        for module, image in images.items():
-            data = self._open[module]["entry/instrument/detector/data"]
-            data.resize(data.shape[0] + 1, axis=0)
-            data[-1] = image
-            self._numbers[module].append(number)
-            if self.swmr:
-                data.flush()
         self.position += 1
+        for module, image in images.items():
+            detector = self._open[module]["entry/instrument/detector"]
+            _extend(detector["data"], image)
+            if self.sequence_numbers:
+                _extend(detector["sequence_number"], self.position)
+            if self.swmr:
+                self._open[module].flush()
 
     def skip(self) -> None:
         """Extend the data by an image that is never written, in all modules."""
@@ -121,12 +120,9 @@ class NxsWriter:
     def end(self) -> None:
         """Finish and close the files; may be called twice."""
         end = _date(self.start_ns + round(self.position * self.period_s * 1e9))
-        for module, file in self._open.items():
-            detector = file["entry/instrument/detector"]
-            if not self.swmr:
+        for file in self._open.values():
+            if not self.swmr:  # which allows no new objects
                 file["entry/end_time"] = np.array([end], "S26")
-                if self.sequence_numbers:
-                    detector["sequence_number"] = np.array(self._numbers[module], np.uint64)
             file.close()
         self._open.clear()
         self._part = -1
@@ -135,7 +131,6 @@ class NxsWriter:
         self.end()
         self._part = part
         for module in self.indices:
-            self._numbers[module] = []
             self._open[module] = self._new_file(module, part)
 
     def _new_file(self, module: int, part: int) -> h5py.File:
@@ -158,6 +153,8 @@ class NxsWriter:
             dtype=self.dtype,
             **_filters(self.compression),
         )
+        if self.sequence_numbers:
+            detector.create_dataset("sequence_number", (0,), "int32", maxshape=(None,), chunks=(1,))
         if self.swmr:
             file.swmr_mode = True
         return file
@@ -170,19 +167,19 @@ class NxsWriter:
         detector["layout"] = np.array([f"{columns}X{rows}".encode()])
         detector["sensor_material"] = np.array([b"Si"])
         for name, value, unit in (
-            ("count_time", self.period_s, "s"),
-            ("detector_readout_time", 0.0, "s"),
-            ("x_pixel_size", 55.0, "um"),
-            ("y_pixel_size", 55.0, "um"),
-            ("sensor_thickness", 320.0, "um"),
+            ("count_time", self.period_s * 1000, "millisecond"),
+            ("detector_readout_time", 0.0, "millisecond"),
+            ("x_pixel_size", 55.0, "micrometer"),
+            ("y_pixel_size", 55.0, "micrometer"),
+            ("sensor_thickness", 320.0, ""),
             ("threshold_energy", 6000.0, "eV"),
+            ("collection/shutter_time", self.period_s * 1000, "millisecond"),
         ):
             detector[name] = np.array([value], np.float64)
-            detector[name].attrs["units"] = unit
+            if unit:
+                detector[name].attrs["units"] = unit
         detector["saturation_value"] = np.array([4095], np.int32)
-        collection = detector.create_group("collection")
-        collection["frame_numbers"] = np.array([self.announced], np.int32)
-        collection["shutter_time"] = np.array([self.period_s * 1000], np.float64)
+        detector["collection/frame_numbers"] = np.array([self.announced], np.int32)
         # x, y, z of the module's first pixel
         row = (module - 1) * (rows + _GAP_ROWS) if self.named else 0
         detector["translation/distance"] = np.array([2.0, row, 0.0])
@@ -208,6 +205,8 @@ class LambdaFilesSimulator:
         Modules, each in a file of its own; 0 for one file without a module in its name.
     part_frames:
         Frames per file; 0 for one file a run.
+    sequence_numbers:
+        Whether the files tell the numbers of their images, from 1; else positions count, from 0.
     shape:
         Rows and columns of a module.
     compression:
@@ -234,6 +233,7 @@ class LambdaFilesSimulator:
         prefix: str = "sim",
         modules: int = 3,
         part_frames: int = 0,
+        sequence_numbers: bool = True,
         shape: tuple[int, int] = MODULE_SHAPE,
         compression: str = "bitshuffle",
         lose: int = 0,
@@ -252,6 +252,7 @@ class LambdaFilesSimulator:
         self.directory = Path(directory)
         self.frames, self.runs, self.rate_hz = frames, runs, rate_hz
         self.prefix, self.modules, self.part_frames = prefix, modules, part_frames
+        self.sequence_numbers = sequence_numbers
         self.shape, self.compression, self.lose = shape, compression, lose
         self.truth, self.seed = truth, seed
 
@@ -277,6 +278,12 @@ class LambdaFilesSimulator:
             ),
             Option(
                 name="part_frames", type=int, default=0, help="frames per file; 0 is all", unit="N"
+            ),
+            Option(
+                name="sequence_numbers",
+                type=bool,
+                default=True,
+                help="write the number of each image, from 1",
             ),
             Option(
                 name="compression",
@@ -336,7 +343,7 @@ class LambdaFilesSimulator:
             compression=self.compression,
             period_s=1 / self.rate_hz if self.rate_hz else 0.001,
             announced=self.frames,
-            sequence_numbers=self.lose > 0,
+            sequence_numbers=self.sequence_numbers,
         )
 
     def _write(
@@ -344,22 +351,28 @@ class LambdaFilesSimulator:
     ) -> None:
         lost = {writer.indices[-1]} if self.lose and index % self.lose == self.lose - 1 else set()
         images = {}
+        number = index + 1 if self.sequence_numbers else index
         for module in writer.indices:
-            image = stamp(scenes[(index + module) % len(scenes)], index)
+            image = stamp(scenes[(index + module) % len(scenes)], number)
             image[0, -1] = module
             if module not in lost:
                 images[module] = image
             if truth:
                 line: dict[str, Any] = {
                     "series": writer.run,
-                    "number": index,
+                    "number": number,
                     "module": module,
                     "timestamp_ns": writer.start_ns // 1000 * 1000
                     + round(index * writer.period_s * 1e9),
                     "pixels_sha256": hashlib.sha256(image.tobytes()).hexdigest(),
                 }
                 truth.write(json.dumps(line | ({"lost": True} if module in lost else {})) + "\n")
-        writer.write(images, index)
+        writer.write(images)
+
+
+def _extend(data: h5py.Dataset, item: Any) -> None:
+    data.resize(data.shape[0] + 1, axis=0)
+    data[-1] = item
 
 
 def _filters(compression: str) -> dict[str, Any]:
