@@ -14,9 +14,10 @@ from pipeline.errors import InvalidArgumentError
 from pipeline.ingest.loop import Ingest
 from pipeline.ingest.register import Register
 from pipeline.ingest.report import IngestReport
+from pipeline.ingest.session import Session
 from pipeline.ingest.streams import Streams
 from pipeline.ingest.waiting import Waiting
-from pipeline.ingest.writers import Session, Writers
+from pipeline.ingest.writers import Writers
 from pipeline.protocols import DetectorAdapter, Durability
 
 __all__ = ["IngestReport", "Session", "run"]

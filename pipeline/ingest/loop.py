@@ -20,7 +20,7 @@ from pipeline.ingest.report import IngestReport
 from pipeline.ingest.runs import Print, RunStream, judge
 from pipeline.ingest.sources import Shared, Source
 from pipeline.ingest.streams import Streams
-from pipeline.ingest.waiting import StoppedError
+from pipeline.ingest.waiting import StoppedError, told
 from pipeline.ingest.writers import Writers
 from pipeline.protocols import (
     AdapterEvent,
@@ -76,7 +76,7 @@ class Ingest:
             else:
                 self._over()
         except StoppedError:
-            log.warning("stopped while waiting, not published: %s", _told(event))
+            log.warning("stopped while waiting, not published: %s", told(event))
         except BaseException:
             self.report.not_flushed = self.writers.abandon()
             raise
@@ -149,12 +149,14 @@ class Ingest:
 
     def _begin(self, event: SeriesBegin) -> None:
         event, problems = clean_begin(event)
+        former = self.register.get(event.series)
         source = self.register.known(event)
         if source is not None:
+            self._end_former(former, source)
             self._begin_again(source, event)
         else:
             source = self.register.find(event)
-            self._end_former(event.series)
+            self._end_former(former, source)
             self.register.add(source)
             if event.rate_hz and not event.late and not source.streams:
                 self.streams.open_last(source)  # readers may wait for it already
@@ -170,13 +172,12 @@ class Ingest:
             if event.metadata:
                 self.writers.update_metadata(source.writer, event.metadata)
 
-    def _end_former(self, series: str) -> None:
-        """End, as lost, what a new series of the device proves to be over."""
+    def _end_former(self, former: Source | None, begun: Source) -> None:
+        """End, as lost, what the series that has begun proves to be over."""
         exclusive = getattr(self.adapter, "exclusive", False)
-        former = self.register.get(series)
         for source in list(self.register):
-            if source.active and (exclusive or source is former):
-                self._end_series(source, SeriesEnd(series=series, state="lost"))
+            if source.active and source is not begun and (exclusive or source is former):
+                self._end_series(source, SeriesEnd(series=source.begin.series, state="lost"))
         while exclusive and self.register.orphans:
             self._end_orphan(self.register.orphans.pop(), "lost")
 
@@ -263,7 +264,7 @@ class Ingest:
         source = self.register.get(series)
         if source is None:  # attached late: no begin was seen
             source = self.register.find(SeriesBegin(series=series))
-            self._end_former(series)
+            self._end_former(None, source)
             self.register.add(source)
         source.active, source.touched_s = True, time.monotonic()
         return source
@@ -390,13 +391,3 @@ class Ingest:
         if problems:
             reason = "; ".join(problems)[:1000]
             self._quarantined(Quarantined(series=series, source=what, reason=reason))
-
-
-def _told(event: AdapterEvent | None) -> str:
-    """Return what an event was, for people."""
-    match event:
-        case SourceFrame():
-            return f"frame {event.header.number} of {event.series}"
-        case SourceFile():
-            return f"{event.source or 'a file'} of {event.series}, or a part of it"
-    return "nothing"

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from pipeline.ingest.report import IngestReport
+from pipeline.protocols import AdapterEvent, SourceFile, SourceFrame
 
 log = logging.getLogger(__name__)
 #: Seconds between two attempts to reach a server, and between two looks whether there is room.
@@ -76,3 +77,13 @@ class Waiting:
         if self._stop.wait(pause_s):
             raise StoppedError
         self._report.waited_s += time.monotonic() - began_s
+
+
+def told(event: AdapterEvent | None) -> str:
+    """Return what was in hand when a stop came, for people."""
+    match event:
+        case SourceFrame():
+            return f"frame {event.header.number} of {event.series}"
+        case SourceFile():
+            return f"{event.source or 'a file'} of {event.series}, or a part of it"
+    return "nothing"

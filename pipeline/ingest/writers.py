@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from pipeline.codecs.checksum import crc32c
 from pipeline.errors import (
@@ -21,6 +21,7 @@ from pipeline.errors import (
 )
 from pipeline.frame import AttributeValue
 from pipeline.ingest.runs import RunStream
+from pipeline.ingest.session import Session
 from pipeline.ingest.waiting import Waiting
 from pipeline.protocols import (
     PlacedFrame,
@@ -40,14 +41,6 @@ AWAY = (BrokerUnavailableError, StoreUnavailableError)
 #: again when it is needed.
 _MAX_OPEN = 16
 _END_TIMEOUT_S = 5.0
-
-
-class Session(Protocol):
-    """What is needed of :class:`pipeline.session.Session`; tests have one in memory."""
-
-    def publish(self, beamtime: str, detector: str, stream: str, **settings: Any) -> Any: ...  # noqa: D102
-    def streams(self, pattern: str) -> Any: ...  # noqa: D102
-    def stream(self, beamtime: str, detector: str, stream: str) -> Any: ...  # noqa: D102
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

@@ -190,6 +190,16 @@ def test_the_same_series_beginning_again_is_not_lost(broker):
     assert streams(broker) == [("complete", [1, 2, 3])]
 
 
+def test_an_ended_series_that_begins_again_ends_another_one_that_is_open(broker):
+    ingest(
+        broker,
+        *(begin("a"), frame(1, series="a"), end("a")),
+        *(begin("b"), frame(1, series="b")),
+        *(begin("a"), frame(2, series="a"), end("a")),
+    )
+    assert streams(broker) == [("complete", [1]), ("lost", [1]), ("complete", [2])]
+
+
 # -- ends ---------------------------------------------------------------------------------------
 
 
