@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.detectors.eiger.hdf5 import DataImages, FileName, Master
-from pipeline.errors import InvalidFrameError
-from pipeline.frame import AttributeValue, FrameHeader
+from pipeline.frame import INT64_MAX, AttributeValue, FrameHeader, Module
 from pipeline.protocols import PlacedFrame, SeriesBegin
 
 INTERFACE = "filewriter"
@@ -34,6 +33,10 @@ class FileSeries:
     master: Master | None = None
     digest: str = ""
     begun: bool = False
+    #: Number of the first image (``image_nr_start``).
+    start: int = 1
+    #: One for each channel, where there are several: they lie below each other.
+    modules: tuple[Module, ...] = ()
     #: Of the master when the series began; names are used again.
     date: str = ""
     #: Files that are done with, published or not.
@@ -56,7 +59,7 @@ class FileSeries:
     @property
     def is_whole(self) -> bool:
         """Whether the last image that was announced is there."""
-        return self.announced is not None and self.highest >= self.announced
+        return self.announced is not None and self.highest >= self.start - 1 + self.announced
 
 
 def begin_of(series: FileSeries, endpoint: str, content: bytes = b"") -> SeriesBegin:
@@ -68,7 +71,11 @@ def begin_of(series: FileSeries, endpoint: str, content: bytes = b"") -> SeriesB
     if master is not None:
         metadata.update(master.metadata)
         attachments.update(master.attachments)
-        rate_hz = 1 / master.frame_time_s if master.frame_time_s else None
+        # a rate opens the stream, which must know its modules then
+        if master.frame_time_s and (series.modules or len(master.channels) < 2):
+            rate_hz = 1 / master.frame_time_s
+        if master.channels:
+            metadata["channels"] = list(master.channels)
     if series.announced is not None:
         metadata["images_announced"] = series.announced
     if content:
@@ -84,32 +91,43 @@ def begin_of(series: FileSeries, endpoint: str, content: bytes = b"") -> SeriesB
             "data_collection_date": series.date,
         },
         rate_hz=rate_hz,
+        modules=series.modules,
         attachments=attachments,
     )
 
 
-def placed(images: DataImages, first: int, master: Master | None) -> Iterator[PlacedFrame]:
+def channel_modules(images: DataImages) -> tuple[Module, ...]:
+    """Return the channels of an image as modules, one below the other; none for a single one."""
+    rows, columns = images.index.shape
+    return tuple(
+        Module(index=channel, shape=(rows, columns), position=(channel * rows, 0))
+        for channel in range(images.index.channels if images.index.channels > 1 else 0)
+    )
+
+
+def placed(images: DataImages, first: int, series: FileSeries) -> Iterator[PlacedFrame]:
     """Yield the images of a file as frames; the first position has number ``first``."""
     index = images.index
-    if index.channels > 1:
-        raise InvalidFrameError("shape", f"{index.channels} channels a frame")
     for image in index.images:
         number = first + image.index
         header = FrameHeader(
             number=number,
-            timestamp_ns=_time_ns(master, number),
+            timestamp_ns=_time_ns(series, number),
             shape=index.shape,
             dtype=index.dtype,
             encoding=image.encoding,
+            module=image.channel,
         )
         yield PlacedFrame(header=header, offset=image.offset, nbytes=image.nbytes)
 
 
-def _time_ns(master: Master | None, number: int) -> int:
+def _time_ns(series: FileSeries, number: int) -> int:
     """Reckon the start of an exposure: the files tell the begin of the series only."""
+    master = series.master
     if master is None or master.started_ns is None:
         return 0
-    return master.started_ns + max(0, round((number - 1) * (master.frame_time_s or 0) * 1e9))
+    after_s = max(0, number - series.start) * (master.frame_time_s or 0)
+    return min(master.started_ns + round(after_s * 1e9), INT64_MAX)
 
 
 def by_series(listed: list[FileName]) -> dict[str, list[FileName]]:

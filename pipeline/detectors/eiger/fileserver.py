@@ -29,6 +29,7 @@ _PARAMETERS = {
     "buffer_free": ("filewriter", "status/buffer_free"),
     "mode": ("filewriter", "config/mode"),
     "nimages_per_file": ("filewriter", "config/nimages_per_file"),
+    "image_nr_start": ("filewriter", "config/image_nr_start"),
     "detector": ("detector", "status/state"),
 }
 
@@ -81,6 +82,12 @@ class FileServer:
                 return parse_names(self._device.get(self._paths["status/files"]))
             except InvalidFrameError:
                 raise SourceError(f"{self.endpoint}: {error}") from error
+
+    def integer(self, name: str, default: int) -> int:
+        """Return a parameter that counts something, ``default`` where there is none."""
+        value = self.value(name)
+        is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        return value if is_count else default
 
     def value(self, name: str) -> Any:
         """Return a parameter's value; None where there is no such parameter."""

@@ -24,6 +24,7 @@ from pipeline.detectors.eiger.fileseries import (
     Token,
     begin_of,
     by_series,
+    channel_modules,
     natural,
     placed,
 )
@@ -31,7 +32,7 @@ from pipeline.detectors.eiger.fileserver import Complaints, FileServer
 from pipeline.detectors.eiger.hdf5 import FileName
 from pipeline.detectors.rest import Device
 from pipeline.errors import InvalidArgumentError, InvalidFrameError, SourceError
-from pipeline.frame import AttributeValue
+from pipeline.frame import AttributeValue, Module
 from pipeline.protocols import (
     AdapterEvent,
     PlacedFrame,
@@ -235,13 +236,16 @@ class FileWriterSource:
     # -- files ----------------------------------------------------------------------------------
 
     def _take(self, series: FileSeries, files: list[FileName], active: bool) -> _Events:
-        if series.master is None and files[0].part == 0:
-            yield from self._read_master(series)
         if not series.begun:
+            known = series.master is not None and bool(series.master.date)
+            if not known and files[0].part == 0:
+                yield from self._read_master(series)
+                known = series.master is not None and bool(series.master.date)
             patient = self._clock() - series.changed_s < self._grace_s
-            if series.master is None and (active or patient):
+            if not known and (patient or (active and not files[-1].part)):
                 return  # the master comes first, and tells when the series began
             series.begun = True
+            series.start = self._server.integer("image_nr_start", 1)
             series.date = series.master.date if series.master else ""
             yield begin_of(series, self._server.endpoint)
         for item in files:
@@ -286,13 +290,20 @@ class FileWriterSource:
     def _publish(self, series: FileSeries, name: str, path: Path, token: Token | None) -> _Events:
         """Give the images of a file; raises InvalidFrameError before the first one, or never."""
         frames: list[PlacedFrame] = []
+        modules: tuple[Module, ...] = ()
         missing = 0
         for images in hdf5.read_images(path):
-            first = self._guessed_first(name) if images.first is None else images.first
-            frames.extend(placed(images, first, series.master))
+            first = images.first
+            if first is None:
+                first = self._guessed_first(name, series.start)
+            frames.extend(placed(images, first, series))
+            modules = channel_modules(images)
             missing += len(images.index.missing)
-        frames.sort(key=lambda frame: frame.header.number)
+        frames.sort(key=lambda frame: (frame.header.number, frame.header.module))
         series.taken.add(name)
+        if modules and not series.modules:
+            series.modules = modules
+            yield begin_of(series, self._server.endpoint)
         if missing:
             reason = f"{missing} of its images were never written"
             yield Quarantined(series=series.name, source=name, reason=reason)
@@ -309,16 +320,16 @@ class FileWriterSource:
             source=name,
         )
 
-    def _guessed_first(self, name: str) -> int:
+    def _guessed_first(self, name: str, start: int) -> int:
         """Return the first number of a data file that does not tell it."""
         item = hdf5.split_name(name)
         part = item.part if item else 0
         if part <= 1:
-            return 1
-        per_file = self._server.value("nimages_per_file")
-        if isinstance(per_file, bool) or not isinstance(per_file, int) or per_file < 1:
+            return start
+        per_file = self._server.integer("nimages_per_file", 0)
+        if not per_file:
             raise InvalidFrameError("number", "no image_nr_low, and nimages_per_file is not known")
-        return (part - 1) * per_file + 1
+        return start + (part - 1) * per_file
 
     # -- begin and end --------------------------------------------------------------------------
 

@@ -22,47 +22,62 @@ if TYPE_CHECKING:
 
 _DETECTOR = "entry/instrument/detector"
 _SPECIFIC = f"{_DETECTOR}/detectorSpecific"
-#: Well-known name -> (path, unit).
+_BEAM = "entry/instrument/beam"
+#: Well-known name -> (unit, where in either layout).
 _QUANTITIES = {
-    "exposure_s": (f"{_DETECTOR}/count_time", "s"),
-    "frame_time_s": (f"{_DETECTOR}/frame_time", "s"),
-    "beam_center_x": (f"{_DETECTOR}/beam_center_x", "pixel"),
-    "beam_center_y": (f"{_DETECTOR}/beam_center_y", "pixel"),
-    "distance_m": (f"{_DETECTOR}/detector_distance", "m"),
-    "sensor_thickness_m": (f"{_DETECTOR}/sensor_thickness", "m"),
-    "threshold_eV": (f"{_DETECTOR}/threshold_energy", "eV"),
-    "x_pixel_size_m": (f"{_DETECTOR}/x_pixel_size", "m"),
-    "y_pixel_size_m": (f"{_DETECTOR}/y_pixel_size", "m"),
-    "wavelength_A": ("entry/instrument/beam/incident_wavelength", "A"),
-    "energy_eV": (f"{_SPECIFIC}/photon_energy", "eV"),
+    "exposure_s": ("s", f"{_DETECTOR}/count_time"),
+    "frame_time_s": ("s", f"{_DETECTOR}/frame_time"),
+    "beam_center_x": ("pixel", f"{_DETECTOR}/beam_center_x"),
+    "beam_center_y": ("pixel", f"{_DETECTOR}/beam_center_y"),
+    "distance_m": ("m", f"{_DETECTOR}/detector_distance", f"{_DETECTOR}/distance"),
+    "sensor_thickness_m": ("m", f"{_DETECTOR}/sensor_thickness"),
+    "threshold_eV": (
+        "eV",
+        f"{_DETECTOR}/threshold_energy",
+        f"{_DETECTOR}/threshold_1_channel/threshold_energy",
+    ),
+    "x_pixel_size_m": ("m", f"{_DETECTOR}/x_pixel_size"),
+    "y_pixel_size_m": ("m", f"{_DETECTOR}/y_pixel_size"),
+    "wavelength_A": ("A", f"{_BEAM}/incident_wavelength"),
+    "energy_eV": ("eV", f"{_SPECIFIC}/photon_energy", f"{_BEAM}/incident_energy"),
 }
-#: Name -> path, as they stand.
+#: Name -> where, as they stand.
 _VALUES = {
-    "detector_description": f"{_DETECTOR}/description",
-    "detector_serial": f"{_DETECTOR}/detector_number",
-    "saturation_value": f"{_DETECTOR}/saturation_value",
-    "sensor_material": f"{_DETECTOR}/sensor_material",
-    "bit_depth_image": f"{_DETECTOR}/bit_depth_image",
-    "countrate_correction_applied": f"{_DETECTOR}/countrate_correction_applied",
-    "flatfield_correction_applied": f"{_DETECTOR}/flatfield_correction_applied",
-    "pixel_mask_applied": f"{_DETECTOR}/pixel_mask_applied",
-    "virtual_pixel_correction_applied": f"{_DETECTOR}/virtual_pixel_correction_applied",
-    "nimages": f"{_SPECIFIC}/nimages",
-    "ntrigger": f"{_SPECIFIC}/ntrigger",
-    "trigger_mode": f"{_SPECIFIC}/trigger_mode",
-    "compression": f"{_SPECIFIC}/compression",
-    "eiger_fw_version": f"{_SPECIFIC}/eiger_fw_version",
-    "software_version": f"{_SPECIFIC}/software_version",
-    "data_collection_date": f"{_SPECIFIC}/data_collection_date",
-    "auto_summation": f"{_SPECIFIC}/auto_summation",
-    "number_of_excluded_pixels": f"{_SPECIFIC}/number_of_excluded_pixels",
-    "x_pixels_in_detector": f"{_SPECIFIC}/x_pixels_in_detector",
-    "y_pixels_in_detector": f"{_SPECIFIC}/y_pixels_in_detector",
+    "detector_description": (f"{_DETECTOR}/description",),
+    "detector_serial": (f"{_DETECTOR}/detector_number", f"{_DETECTOR}/serial_number"),
+    "saturation_value": (f"{_DETECTOR}/saturation_value",),
+    "sensor_material": (f"{_DETECTOR}/sensor_material",),
+    "bit_depth_image": (f"{_DETECTOR}/bit_depth_image",),
+    "countrate_correction_applied": (f"{_DETECTOR}/countrate_correction_applied",),
+    "flatfield_correction_applied": (
+        f"{_DETECTOR}/flatfield_correction_applied",
+        f"{_DETECTOR}/flatfield_applied",
+    ),
+    "pixel_mask_applied": (f"{_DETECTOR}/pixel_mask_applied",),
+    "virtual_pixel_correction_applied": (
+        f"{_DETECTOR}/virtual_pixel_correction_applied",
+        f"{_DETECTOR}/virtual_pixel_interpolation_applied",
+    ),
+    "nimages": (f"{_SPECIFIC}/nimages",),
+    "ntrigger": (f"{_SPECIFIC}/ntrigger",),
+    "trigger_mode": (f"{_SPECIFIC}/trigger_mode",),
+    "compression": (f"{_SPECIFIC}/compression",),
+    "eiger_fw_version": (f"{_SPECIFIC}/eiger_fw_version",),
+    "software_version": (f"{_SPECIFIC}/software_version",),
+    "data_collection_date": (f"{_SPECIFIC}/data_collection_date", "entry/start_time"),
+    "auto_summation": (f"{_SPECIFIC}/auto_summation",),
+    "number_of_excluded_pixels": (f"{_SPECIFIC}/number_of_excluded_pixels",),
+    "x_pixels_in_detector": (f"{_SPECIFIC}/x_pixels_in_detector",),
+    "y_pixels_in_detector": (f"{_SPECIFIC}/y_pixels_in_detector",),
 }
 #: Attachment -> paths where it may lie.
 _ARRAYS = {
     "pixel_mask": (f"{_DETECTOR}/pixel_mask", f"{_SPECIFIC}/pixel_mask"),
     "flatfield": (f"{_DETECTOR}/flatfield", f"{_SPECIFIC}/flatfield"),
+    "threshold_1_pixel_mask": (f"{_DETECTOR}/threshold_1_channel/pixel_mask",),
+    "threshold_2_pixel_mask": (f"{_DETECTOR}/threshold_2_channel/pixel_mask",),
+    "threshold_1_flatfield": (f"{_DETECTOR}/threshold_1_channel/flatfield",),
+    "threshold_2_flatfield": (f"{_DETECTOR}/threshold_2_channel/flatfield",),
 }
 _ONE_IMAGE_A_TRIGGER = ("inte", "exte")
 _MASTER = re.compile(r"(?P<series>.+)_master\.h5")
@@ -97,6 +112,8 @@ class Master:
         None where the file does not tell.
     holds_images:
         Whether images lie in the master itself (``nimages_per_file`` is 0).
+    channels:
+        Names of the images of one exposure (``threshold_1``, ...); empty in the legacy layout.
     """
 
     metadata: Mapping[str, AttributeValue]
@@ -106,6 +123,7 @@ class Master:
     started_ns: int | None = None
     frame_time_s: float | None = None
     holds_images: bool = False
+    channels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +198,7 @@ def read_master(path: Path, *, timezone: tzinfo = UTC) -> Master:
             started_ns=_time_ns(text, timezone),
             frame_time_s=frame_time_s if isinstance(frame_time_s, float) else None,
             holds_images=bool(_datasets(file)),
+            channels=_channels(file),
         )
 
 
@@ -206,6 +225,14 @@ def _datasets(file: h5py.File) -> list[h5py.Dataset]:
     return h5index.image_datasets(group) if group is not None and hasattr(group, "keys") else []
 
 
+def _channels(file: h5py.File) -> tuple[str, ...]:
+    """Return the channels by their groups; ``difference`` is written behind the thresholds."""
+    group = h5index.find(file, _DETECTOR)
+    names = list(group) if group is not None and hasattr(group, "keys") else []
+    found = [name.removesuffix("_channel") for name in names if name.endswith("_channel")]
+    return tuple(sorted(found, key=lambda name: (name == "difference", name)))
+
+
 def _first(dataset: h5py.Dataset) -> int | None:
     low = h5values.attribute(dataset, "image_nr_low")
     return low if isinstance(low, int) and not isinstance(low, bool) and low >= 0 else None
@@ -214,13 +241,15 @@ def _first(dataset: h5py.Dataset) -> int | None:
 def _metadata(file: h5py.File) -> dict[str, AttributeValue]:
     metadata: dict[str, AttributeValue] = {}
     units: dict[str, AttributeValue] = {}
-    for name, (path, unit) in _QUANTITIES.items():
-        found = h5values.quantity(file, path, unit)
-        if found is not None:
-            metadata[name], units[name] = found, unit
-    for name, path in _VALUES.items():
-        value = h5values.value(file, path)
-        if value not in (None, ""):
+    for name, (unit, *paths) in _QUANTITIES.items():
+        found = (h5values.quantity(file, path, unit) for path in paths)
+        number = next((item for item in found if item is not None), None)
+        if number is not None:
+            metadata[name], units[name] = number, unit
+    for name, places in _VALUES.items():
+        values = (h5values.value(file, path) for path in places)
+        value = next((item for item in values if item not in (None, "")), None)
+        if value is not None:
             metadata[name] = value
     if units:
         metadata["units"] = units
