@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.blobs import oscalls
 from pipeline.blobs.keys import (
     PART_PREFIX,
     check_bucket,
@@ -84,7 +85,7 @@ class FileStore:
         # empty() and not bytearray(): the memory is written once, by the read.
         data = np.empty(length, np.uint8).data
         with translated(self._url, path), self._reading(key, path) as descriptor:
-            if _read(descriptor, data, offset) < length or not length:
+            if oscalls.read_at(descriptor, data, offset) < length or not length:
                 nbytes = os.fstat(descriptor).st_size
                 if offset + length > nbytes:
                     raise BlobNotFoundError(
@@ -145,7 +146,7 @@ class FileStore:
         for _ in range(_FOLDER_TRIES):
             try:
                 return part, os.open(
-                    part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666
+                    part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | oscalls.OPEN_FLAGS, 0o666
                 )
             except FileNotFoundError:
                 self._make_folder(folder, key)
@@ -168,12 +169,12 @@ class FileStore:
 
     def _make_durable(self, folder: Path) -> None:
         """Flush the folder's entries, and those above it that were not flushed yet."""
-        _sync_folder(folder)
+        oscalls.sync_folder(folder)
         while folder != self._root:
             with self._lock:
                 if folder in self._durable:
                     return
-            _sync_folder(folder.parent)
+            oscalls.sync_folder(folder.parent)
             with self._lock:
                 self._durable.add(folder)
             folder = folder.parent
@@ -181,7 +182,7 @@ class FileStore:
     @contextmanager
     def _reading(self, key: str, path: Path) -> Iterator[int]:
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDONLY | oscalls.OPEN_FLAGS)
         except _NO_OBJECT as error:
             raise BlobNotFoundError(key, store=self._url) from error
         try:
@@ -215,37 +216,9 @@ class FileStore:
 def _write(descriptor: int, views: Sequence[memoryview], *, sync: bool) -> None:
     try:
         for first in range(0, len(views), _IOV_MAX):
-            _write_all(descriptor, views[first : first + _IOV_MAX])
+            oscalls.write_all(descriptor, views[first : first + _IOV_MAX])
         if sync:
             os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write_all(descriptor: int, views: Sequence[memoryview]) -> None:
-    rest = list(views)
-    while rest:
-        count = os.writev(descriptor, rest)
-        while rest and count >= len(rest[0]):
-            count -= len(rest.pop(0))
-        if count:
-            rest[0] = rest[0][count:]
-
-
-def _read(descriptor: int, data: memoryview, offset: int) -> int:
-    done = 0
-    while done < len(data):
-        count = os.preadv(descriptor, [data[done:]], offset + done)
-        if not count:
-            break
-        done += count
-    return done
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

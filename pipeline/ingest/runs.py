@@ -160,6 +160,8 @@ class RunStream:
         host, _, pid = self.holder.rpartition(":")
         if host != socket.gethostname() or not pid.isdigit() or int(pid) == os.getpid():
             return False
+        if os.name == "nt":  # there signal 0 is Ctrl-C: its marks will tell
+            return True
         try:
             os.kill(int(pid), 0)
         except ProcessLookupError:

@@ -3,7 +3,7 @@
 One folder per writer: ``<spool>/<beamtime>/<detector>/<stream>/<nonce>/``.  Each file is one draft:
 the length of its record (8 bytes, little-endian), the record, the payload.  Files are written under
 a temporary name and renamed, so that a crash leaves whole ones only.  Who writes or drains a folder
-holds a lock on its facts; the kernel frees it at the holder's death.  (The process id would not
+holds a lock beside its facts; the system frees it at the holder's death.  (The process id would not
 tell: in a container every run has the same one.)
 """
 
@@ -16,12 +16,9 @@ import os
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-try:
-    import fcntl
-except ImportError:  # Windows: there the process id has to do
-    fcntl = None  # type: ignore[assignment]
+from filelock import FileLock, Timeout
 
 from pipeline.errors import SpoolError, SpoolFullError, WireError
 from pipeline.naming import StreamId, escape, new_nonce, unescape
@@ -32,6 +29,7 @@ from pipeline.wire import codec
 _LENGTH = struct.Struct("<Q")
 _SUFFIX = ".segment"
 _FACTS = "stream.json"
+_LOCK = "lock"
 
 
 class DamagedDraftError(SpoolError):
@@ -48,7 +46,7 @@ class SpoolFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._next = 0
-        self._held: IO[str] | None = None
+        self._held: FileLock | None = None
         files = self.files()
         self.nbytes = sum(file.stat().st_size for file in files)
         if files:
@@ -68,44 +66,37 @@ class SpoolFolder:
         return folder
 
     def describe(self, facts: Mapping[str, Any]) -> None:
-        """Write the facts, and hold the folder by them."""
+        """Hold the folder, then write the facts by which others see it."""
+        if not self._lock():
+            raise SpoolError(f"spool {self.path} is held by another writer")
         partial = self.path / f"{_FACTS}.part"
-        file = partial.open("w")
-        try:
-            _lock(file)  # before others can see it
-            file.write(json.dumps(dict(facts)))
-            file.flush()
-            partial.rename(self.path / _FACTS)
-        except OSError:
-            file.close()
-            raise
-        self.release()
-        self._held = file
+        partial.write_text(json.dumps(dict(facts)))
+        partial.replace(self.path / _FACTS)
 
     def hold(self) -> bool:
         """Keep other writers from the folder; False if one holds it already."""
+        # another one may have drained and removed it; a lock would make the folder anew
+        return self._held is not None or ((self.path / _FACTS).exists() and self._lock())
+
+    def _lock(self) -> bool:
         if self._held is None:
+            lock = FileLock(self.path / _LOCK, timeout=0, thread_local=False)
             try:
-                file = (self.path / _FACTS).open("r+")
-            except OSError:  # another one drained and removed it
+                lock.acquire()
+            except (Timeout, OSError):
                 return False
-            if not _lock(file):
-                file.close()
-                return False
-            self._held = file
+            self._held = lock
         return True
 
     def release(self) -> None:
         """Leave the folder to others; may be called twice."""
         if self._held is not None:
-            self._held.close()
+            self._held.release()
             self._held = None
 
     @property
     def is_abandoned(self) -> bool:
         """Whether nobody holds it."""
-        if fcntl is None:
-            return self.pid != os.getpid() and not _alive(self.pid)
         if self._held is not None or not self.hold():
             return False
         self.release()
@@ -222,6 +213,8 @@ class SpoolFolder:
             for partial in self.path.glob("*.part"):  # of a writer that died while writing it
                 partial.unlink()
             (self.path / _FACTS).unlink(missing_ok=True)
+            self.release()
+            (self.path / _LOCK).unlink(missing_ok=True)
             for folder in (self.path, *self.path.parents[:3]):
                 folder.rmdir()
         self.release()
@@ -239,15 +232,6 @@ def _record(data: memoryview, file: Path) -> tuple[Segment, int]:
     return record, 8 + int(length)
 
 
-def _lock(file: IO[str]) -> bool:
-    if fcntl is not None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
-
-
 def left_behind(root: Path, name: StreamId | None = None) -> Iterator[SpoolFolder]:
     """Yield the folders of writers that are no longer there, of one stream or of all."""
     parts = ("*", "*", "*") if name is None else (name.beamtime, name.detector, name.stream)
@@ -256,15 +240,3 @@ def left_behind(root: Path, name: StreamId | None = None) -> Iterator[SpoolFolde
         folder = SpoolFolder(facts.parent)
         if folder.is_abandoned:
             yield folder
-
-
-def _alive(pid: int) -> bool:
-    if os.name == "nt":  # there signal 0 is Ctrl-C: `lichtstrom spool drain` is told by a person
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it is there, and not ours
-        return True
-    return True

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from pipeline.config import PublishSettings
 from pipeline.errors import SpoolError
 from pipeline.naming import StreamId, new_stream_key
-from pipeline.publishing import spool as spool_module
 from pipeline.publishing.spool import DamagedDraftError, SpoolFolder, left_behind
 from pipeline.publishing.spooling import Spooling
 from pipeline.publishing.tally import Spooled
@@ -246,25 +245,6 @@ def test_a_folder_that_somebody_removed_meanwhile_cannot_be_held(folder: SpoolFo
     other = SpoolFolder(folder.path)
     folder.remove()
     assert not other.hold()
-
-
-def test_process_ids_tell_the_living_where_files_cannot_be_locked(
-    folder: SpoolFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(spool_module, "fcntl", None)
-    assert not folder.is_abandoned
-    assert spool_module._alive(os.getpid())
-    assert spool_module._alive(1)
-    process = multiprocessing.get_context("spawn").Process(target=int)
-    process.start()
-    pid = process.pid
-    assert pid is not None
-    process.join(60)
-    process.close()
-    assert not spool_module._alive(pid)
-
-
-# -- a publisher's spool ------------------------------------------------------------------------
 
 
 def test_drafts_leave_the_spool_in_order_with_the_tokens_they_came_with(tmp_path: Path) -> None:
