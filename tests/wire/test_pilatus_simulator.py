@@ -156,7 +156,7 @@ def test_what_cannot_be_simulated_is_refused(
     assert caught.value.field == field
 
 
-@pytest.mark.parametrize("name", ["sim.py", "sim_files.py"])
+@pytest.mark.parametrize("name", ["sim.py", "sim_camserver.py", "sim_files.py"])
 def test_the_simulator_shares_no_code_with_the_reader(name: str) -> None:
     source = Path(sim.__file__).with_name(name).read_text()
     modules = {
@@ -166,6 +166,8 @@ def test_the_simulator_shares_no_code_with_the_reader(name: str) -> None:
     assert ours <= {
         "pipeline.codecs.byte_offset",
         "pipeline.detectors.options",  # what the command line asks for; reads no bytes
+        "pipeline.detectors.pilatus.sim",
+        "pipeline.detectors.pilatus.sim_camserver",
         "pipeline.detectors.pilatus.sim_files",
         "pipeline.detectors.scene",  # what is seen; knows no format
         "pipeline.errors",

@@ -11,6 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy.typing as npt
 
 from pipeline.codecs.byte_offset import encode_byte_offset
 from pipeline.detectors.options import Option
+from pipeline.detectors.pilatus.sim_camserver import CamserverSimulator, first_file
 from pipeline.detectors.pilatus.sim_files import cbf_file, edf_file, md5_text, tiff_file
 from pipeline.detectors.scene import Geometry, expected_counts, noisy, plant_spots
 from pipeline.errors import InvalidArgumentError
@@ -39,6 +41,7 @@ _CUTOFF = 1048500
 # Images encoded once and then written again and again, so that 200 Hz cost little; their number is
 # bounded by the time to make them, 0.7 s for a 6M.
 _CYCLE = 8
+_SHOWN_S = 6.0
 _CYCLE_PIXELS = 13_000_000
 
 
@@ -49,6 +52,7 @@ class _Scene:
     image: npt.NDArray[np.int32]
     block: bytes
     md5: str
+    pixels_sha256: str
     spots: list[tuple[int, int]]
 
 
@@ -83,12 +87,16 @@ class PilatusSimulator:
         Replace the first pixel of each image by its number, which makes every file's pixels
         unique; costs encoding each image (300k: 6 ms).
     truth:
-        A file that gets one JSON object a line for each image: number, name, sha256 of the file,
-        timestamp_ns, spots as [row, column].
+        A file that gets one JSON object a line for each image: series (the prefix), number, name,
+        sha256 of the file, pixels_sha256 of its pixels (little-endian), timestamp_ns, spots as
+        [row, column].
     seed:
         Of the random numbers; equal seeds give equal images.
     start_ns:
         Header date of the first frame, ns since 1970 (UTC); default is the time of ``run``.
+    camserver_port:
+        Listen there as camserver does, and show the series; with ``frames`` of 0 only series that
+        a client begins are made, until ``run`` is stopped.  0: no port.
 
     Raises
     ------
@@ -112,6 +120,7 @@ class PilatusSimulator:
         truth: Path | None = None,
         seed: int = 0,
         start_ns: int | None = None,
+        camserver_port: int = 0,
     ) -> None:
         ending = "tif" if file_format == "tiff" else file_format
         if model not in MODELS:
@@ -124,6 +133,8 @@ class PilatusSimulator:
             raise InvalidArgumentError("rate_hz", f"{rate_hz} is not 0 or more")
         if "/" in prefix or not prefix:
             raise InvalidArgumentError("prefix", f"{prefix!r} cannot be the start of a file name")
+        if not 0 <= camserver_port < 65536:
+            raise InvalidArgumentError("camserver_port", f"{camserver_port} is no port")
         if shape is not None and (min(shape) < 1 or max(shape) > 20_000):
             raise InvalidArgumentError("shape", f"{shape} is outside 1 to 20000 rows and columns")
         self.directory = Path(directory)
@@ -141,6 +152,12 @@ class PilatusSimulator:
         self.stamp = stamp
         self.truth = truth
         self.start_ns = start_ns
+        self.camserver_port = camserver_port
+        #: Keywords and values that take the place of those in the headers (``MXsettings``).
+        self.header_settings: dict[str, str] = {}
+        self._digits = 5
+        self._single = ""
+        self._goes_on = False
         self._modules = MODELS[model] if shape is None else None
         self._rng = np.random.default_rng(seed)
         self._scenes: list[_Scene] = []
@@ -185,6 +202,13 @@ class PilatusSimulator:
                 unit="FILE",
             ),
             Option(name="seed", type=int, default=0, help="of the random numbers", unit="N"),
+            Option(
+                name="camserver_port",
+                type=int,
+                default=0,
+                help="listen there as camserver; with --frames 0 make what clients begin",
+                unit="PORT",
+            ),
         ]
 
     def prepare(self) -> None:
@@ -192,12 +216,30 @@ class PilatusSimulator:
         if not self._scenes:
             rows, columns = self.shape
             affordable = max(2, _CYCLE_PIXELS // (rows * columns))
-            count = min(_CYCLE, affordable, self.frames)
+            count = min(_CYCLE, affordable, self.frames or (_CYCLE if self.camserver_port else 0))
             self._scenes = [self._make_scene() for _ in range(count)]
 
     def path(self, number: int) -> Path:
         """Return the final path of a file."""
-        return self.directory / f"{self.prefix}_{number:05d}.{self.ending}"
+        name = self._single or f"{self.prefix}_{number:0{self._digits}d}.{self.ending}"
+        return self.directory / name
+
+    def like(self, directory: Path, name: str, frames: int, rate_hz: float) -> PilatusSimulator:
+        """Return a simulator of one series as camserver's start commands name it.
+
+        It shares the pictures of this one.  A single image has the name as given.
+        """
+        prefix, start, digits, ending = first_file(name)
+        known = {"tiff": "tif", **{each: each for each in FORMATS}}
+        series = copy(self)
+        series.directory, series.prefix, series.start_number = directory, prefix, start
+        series.frames, series.rate_hz = frames, rate_hz
+        series.ending = known.get(ending.lower(), self.ending)
+        series._digits = digits
+        series._single = name if frames == 1 else ""
+        series._goes_on = True
+        series.camserver_port = 0
+        return series
 
     def run(self, stop: Event | None = None, on_frame: Callable[[int], None] | None = None) -> int:
         """Write the files and return how many were written.
@@ -212,12 +254,15 @@ class PilatusSimulator:
             Called with each number when its file is in place.
         """
         stop = stop or Event()
+        if self.camserver_port:
+            return self._serve(stop, on_frame)
         self.prepare()
         self.directory.mkdir(parents=True, exist_ok=True)
         start_ns = time.time_ns() if self.start_ns is None else self.start_ns
         period_s = 1 / self.rate_hz if self.rate_hz else 0.0
         begin = time.monotonic()
-        truth = self.truth.open("w", encoding="utf-8") if self.truth else None
+        mode = "a" if self._goes_on else "w"
+        truth = self.truth.open(mode, encoding="utf-8") if self.truth else None
         try:
             for index in range(self.frames):
                 if stop.wait(max(0.0, begin + index * period_s - time.monotonic())):
@@ -230,6 +275,19 @@ class PilatusSimulator:
             if truth:
                 truth.close()
         return self.frames
+
+    def _serve(self, stop: Event, on_frame: Callable[[int], None] | None) -> int:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if self.truth:
+            self.truth.write_bytes(b"")
+        with CamserverSimulator(self, port=self.camserver_port, on_frame=on_frame) as camserver:
+            if self.frames:
+                name = f"{self.prefix}_{self.start_number:05d}.{self.ending}"
+                camserver.expose(name, stop)
+                stop.wait(_SHOWN_S)  # whoever looks now and then sees the end, too
+            else:
+                stop.wait()
+        return camserver.frames
 
     def _write_frame(self, index: int, timestamp_ns: int, truth: IO[str] | None) -> None:
         number = self.start_number + index
@@ -247,9 +305,11 @@ class PilatusSimulator:
         if truth:
             # the header's date has milliseconds
             line = {
+                "series": self.prefix,
                 "number": number,
                 "name": path.name,
                 "sha256": hashlib.sha256(content).hexdigest(),
+                "pixels_sha256": scene.pixels_sha256,
                 "timestamp_ns": timestamp_ns // 1_000_000 * 1_000_000,
                 "spots": scene.spots,
             }
@@ -307,7 +367,12 @@ class PilatusSimulator:
             "Oscillation_axis OMEGA",
             "N_oscillations 1",
         ]
-        return [f"# {line}" for line in lines]
+        return [f"# {self._set_line(line)}" for line in lines]
+
+    def _set_line(self, line: str) -> str:
+        keyword = line.partition(" ")[0]
+        value = self.header_settings.get(keyword)
+        return line if value is None else f"{keyword} {value}"
 
     def _make_scene(self) -> _Scene:
         gaps = gaps_of(self._modules) if self._modules else None
@@ -340,4 +405,5 @@ def gaps_of(modules: tuple[int, int]) -> npt.NDArray[np.bool_]:
 
 def _encoded(image: npt.NDArray[np.int32], spots: list[tuple[int, int]]) -> _Scene:
     block = encode_byte_offset(image)
-    return _Scene(image=image, block=block, md5=md5_text(block), spots=spots)
+    pixels = hashlib.sha256(image.astype("<i4", copy=False).tobytes()).hexdigest()
+    return _Scene(image=image, block=block, md5=md5_text(block), pixels_sha256=pixels, spots=spots)
