@@ -169,8 +169,7 @@ class Ingest:
             source.begin = event
         if source.writer is not None:
             source.writer.attachments.update(event.attachments)
-            if event.metadata:
-                self.writers.update_metadata(source.writer, event.metadata)
+            source.writer.metadata.update(event.metadata)
 
     def _end_former(self, former: Source | None, begun: Source) -> None:
         """End, as lost, what the series that has begun proves to be over."""

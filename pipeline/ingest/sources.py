@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.frame import AttributeValue
 from pipeline.ingest.runs import RunStream
-from pipeline.ingest.writers import Writer
+from pipeline.ingest.writer import Writer
 from pipeline.protocols import Quarantined, SeriesBegin
 
 #: What stands in a stream's run beside the facts by which its source is found again.

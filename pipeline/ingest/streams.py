@@ -17,7 +17,8 @@ from pipeline.ingest.report import IngestReport
 from pipeline.ingest.runs import Published, RunStream, new_run_id, next_name, run_stream
 from pipeline.ingest.session import Session
 from pipeline.ingest.sources import Source
-from pipeline.ingest.writers import AWAY, Writer, Writers
+from pipeline.ingest.writer import Writer
+from pipeline.ingest.writers import AWAY, Writers
 from pipeline.naming import StreamId, quote_part
 
 log = logging.getLogger(__name__)

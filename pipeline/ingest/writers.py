@@ -6,7 +6,6 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pipeline.codecs.checksum import crc32c
@@ -19,14 +18,12 @@ from pipeline.errors import (
     StoreUnavailableError,
     StreamExistsError,
 )
-from pipeline.frame import AttributeValue
 from pipeline.ingest.runs import RunStream
 from pipeline.ingest.session import Session
 from pipeline.ingest.waiting import Waiting
+from pipeline.ingest.writer import Writer
 from pipeline.protocols import (
     PlacedFrame,
-    Quarantined,
-    SeriesBegin,
     SeriesEnd,
     SourceFile,
     SourceFrame,
@@ -41,24 +38,8 @@ AWAY = (BrokerUnavailableError, StoreUnavailableError)
 #: again when it is needed.
 _MAX_OPEN = 16
 _END_TIMEOUT_S = 5.0
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class Writer:
-    """One stream that is written; ``out`` is None while it rests."""
-
-    stream: RunStream
-    begin: SeriesBegin
-    run: Mapping[str, AttributeValue]
-    out: Any = None
-    #: (number, module) of the frames that are not confirmed.
-    unconfirmed: set[tuple[int, int]] = field(default_factory=set)
-    notes: list[Quarantined] = field(default_factory=list)
-    #: Arrays that are not stored yet, by name.
-    attachments: dict[str, Any] = field(default_factory=dict)
-    used_s: float = 0.0
-    ending: SeriesEnd | None = None
-    retry_s: float = 0.0
+#: What an attempt to end a stream may cost those that are written, every _END_TIMEOUT_S.
+_END_AGAIN_S = 1.0
 
 
 class Writers:
@@ -269,45 +250,30 @@ class Writers:
 
     # -- beside the frames ----------------------------------------------------------------------
 
-    def update_metadata(self, writer: Writer, metadata: Mapping[str, AttributeValue]) -> None:
-        """Add to the metadata of the writer's stream."""
+    def _tell_beside(self, writer: Writer, now_s: float) -> None:
+        """Write notes, metadata and arrays of a stream, if its servers are there."""
+        waits = writer.notes or writer.metadata or writer.attachments
+        if not waits or writer.ending is not None or now_s < writer.beside_s:
+            return
         self.open(writer)
-        self.wait_for(lambda: writer.out.update_metadata(metadata), always=True)
-
-    def tell_quarantined(self, writer: Writer) -> None:
-        """Write the notes about what could not be read; raises what is in ``AWAY``."""
-        while writer.notes:
-            self.open(writer)
-            note = writer.notes[0]
-            writer.out.quarantine(note.source, note.reason)
-            writer.stream.quarantined.add(note.source)
-            del writer.notes[0]
-
-    def _attach(self, writer: Writer) -> None:
-        """Store arrays beside the stream; raises what is in ``AWAY``."""
-        while writer.attachments:
-            name = next(iter(writer.attachments))
-            writer.out.attach(name, writer.attachments[name])
-            del writer.attachments[name]
+        # The stream has its first frame: its chunk length follows from that. While frames are
+        # spooled each attempt would cost a device the time that a broker is given to answer.
+        if writer.out.info is None or writer.is_spooled:
+            return
+        try:
+            writer.send_beside()
+        except AWAY as error:
+            log.debug("what belongs beside the frames waits: %s", error)
+            writer.beside_s = time.monotonic() + _END_TIMEOUT_S
 
     def tick(self) -> list[RunStream]:
         """Do what waits for time or servers; return the streams that were ended."""
         self.confirm()
-        for writer in list(self._writers):
-            if writer.notes and writer.ending is None:
-                try:
-                    self.tell_quarantined(writer)
-                except AWAY as error:
-                    log.debug("note waits: %s", error)
-            # the stream has its first frame: its chunk length follows from that
-            if writer.out is not None and writer.out.info is not None and writer.ending is None:
-                try:
-                    self._attach(writer)
-                except AWAY as error:
-                    log.debug("attachment waits: %s", error)
         now_s = time.monotonic()
+        for writer in list(self._writers):
+            self._tell_beside(writer, now_s)
         due = [w for w in self._writers if w.ending is not None and now_s >= w.retry_s]
-        return [w.stream for w in due if self.try_end(w)]
+        return [w.stream for w in due if self.try_end(w, _END_AGAIN_S)]
 
     # -- ending ---------------------------------------------------------------------------------
 
@@ -316,20 +282,20 @@ class Writers:
         self.open(writer)
         writer.ending = event
         writer.stream.ended = True
-        return self.try_end(writer)
+        return self.try_end(writer, _END_AGAIN_S if writer.is_spooled else _END_TIMEOUT_S)
 
     def try_end(self, writer: Writer, timeout_s: float = _END_TIMEOUT_S) -> bool:
         """Try to end a stream that is to be ended."""
         event = writer.ending
         if event is None:
             return False
+        if writer.is_spooled and timeout_s <= _END_AGAIN_S:
+            return False  # the publisher goes on by itself; the next series must not wait for it
         try:
             if writer.out is None:
                 writer.out = self._publish(writer)
-            self.tell_quarantined(writer)
-            self._attach(writer)
-            if event.metadata:
-                writer.out.update_metadata(event.metadata)
+            writer.metadata.update(event.metadata)
+            writer.send_beside()
             writer.out.end(event.state, expected=event.expected, timeout_s=timeout_s)
         except FlushTimeoutError as error:
             log.warning("end of stream waits stream=%s reason=%s", writer.stream.name, error)

@@ -87,6 +87,7 @@ class FakeBroker:
     def __init__(self) -> None:
         self.streams: dict[str, FakeStream] = {}
         self.away = 0  # so many contacts fail
+        self.spooled = 0
         self.clock_ns = itertools.count(10**18)
         self.contacts = 0
         #: Called at each step of a publisher with its name; may raise Killed.
@@ -154,7 +155,7 @@ class FakePublisher:
 
     @property
     def position(self) -> Any:
-        return SimpleNamespace(queued=len(self.queue), spooled=0)
+        return SimpleNamespace(queued=len(self.queue), spooled=self.broker.spooled)
 
     def _claim(self) -> FakeStream:
         if self.fake is None:

@@ -244,6 +244,42 @@ def test_an_end_waits_for_its_broker_with_all_that_belongs_to_it(broker):
     assert [name for name, _ in stream.attached] == ["mask"]
 
 
+def test_the_end_of_a_spooled_series_does_not_hold_up_the_next_one(broker):
+    states = []
+
+    def spool(count: int) -> None:
+        broker.spooled = count
+        states.append([stream.state for stream in broker.ordered])
+
+    ingest(
+        broker,
+        *(begin("a"), frame(1, series="a"), lambda: spool(1), end("a", metadata={"n": 1})),
+        *(begin("b"), frame(1, series="b"), lambda: spool(0), None, end("b")),
+        spool="/spool",
+    )
+    assert states == [["open"], ["open", "open"]]
+    assert streams(broker) == [("complete", [1]), ("complete", [1])]
+    assert broker.ordered[0].metadata["n"] == 1
+
+
+def test_what_belongs_beside_the_frames_waits_while_they_are_spooled(broker):
+    contacts = []
+
+    def spool(count: int) -> None:
+        broker.spooled = count
+        contacts.append(broker.contacts)
+
+    more = begin(metadata={"title": "t"}, attachments={"mask": MASK})
+    bad = Quarantined(series="s", source="m", reason="bad")
+    events = [begin(), frame(1), lambda: spool(1), more, bad, None, None, lambda: spool(0)]
+    ingest(broker, *events, None, frame(2), end(), spool="/spool")
+    (stream,) = broker.ordered
+    assert contacts[0] == contacts[1]
+    assert stream.metadata == {"title": "t"}
+    assert [note["source"] for note in stream.quarantined] == ["m"]
+    assert [name for name, _ in stream.attached] == ["mask"]
+
+
 # -- attachments --------------------------------------------------------------------------------
 
 
