@@ -17,9 +17,17 @@ from pipeline.errors import InvalidFrameError
 #: struct format and size by TIFF type: BYTE, ASCII, SHORT, LONG, UNDEFINED, LONG8.
 _TYPES = {1: ("B", 1), 2: ("B", 1), 3: ("H", 2), 4: ("I", 4), 7: ("B", 1), 16: ("Q", 8)}
 _WIDTH, _ROWS, _BITS, _COMPRESSION, _OFFSETS, _SAMPLES = 256, 257, 258, 259, 273, 277
-_COUNTS, _SOFTWARE, _DATE, _TILES, _FORMAT, _DOCUMENT = 279, 305, 306, 324, 339, 269
+_COUNTS, _SOFTWARE, _DATE, _TILES, _FORMAT, _DOCUMENT, _PREDICTOR = (
+    279,
+    305,
+    306,
+    324,
+    339,
+    269,
+    317,
+)
 _WANTED = frozenset((_WIDTH, _ROWS, _BITS, _COMPRESSION, _OFFSETS, _SAMPLES)) | frozenset(
-    (_COUNTS, _SOFTWARE, _DATE, _TILES, _FORMAT, _DOCUMENT)
+    (_COUNTS, _SOFTWARE, _DATE, _TILES, _FORMAT, _DOCUMENT, _PREDICTOR)
 )
 _KINDS = {1: "uint", 2: "int", 3: "float"}
 #: A page has at least its directory; more pages than this are a loop that was made on purpose.
@@ -44,6 +52,10 @@ class Page:
         Why there is no ``offset``; empty if there is one.
     software, date:
         Those tags, empty where missing.
+    compression, predictor:
+        Those tags.
+    first:
+        Offset and length of the first strip; (0, 0) where there is none.
     """
 
     shape: tuple[int, int]
@@ -54,6 +66,9 @@ class Page:
     problem: str
     software: str
     date: str
+    compression: int
+    predictor: int
+    first: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +185,9 @@ def _page(tags: dict[int, tuple[int, ...]], *, little: bool) -> Page:
         problem=problem,
         software=_text(tags, _SOFTWARE),
         date=_text(tags, _DATE),
+        compression=_one(tags, _COMPRESSION, 1),
+        predictor=_one(tags, _PREDICTOR, 1),
+        first=(int(starts[0]), int(sizes[0])) if end else (0, 0),
     )
 
 

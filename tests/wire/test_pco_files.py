@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from pipeline.codecs import b16
 from pipeline.detectors.pco import wire
+from pipeline.detectors.pco.compressed import first_pixels
 from pipeline.errors import DecodeError, InvalidFrameError
 
 # counter 00012345, 2026-11-23 14:05:09.876543
@@ -155,6 +157,34 @@ def test_a_compressed_page_says_so_and_is_no_range():
     found, _ = wire.read_tiff(tiff_file([pixels(BCD), pixels(BCD)], compression=5))
     assert found[0].offset is None
     assert "compress" in found[0].problem
+
+
+def lzw(content: bytes) -> bytes:
+    """Return TIFF's LZW of some bytes, as literal codes of 9 bits: clear, bytes, end."""
+    bits = "".join(f"{code:09b}" for code in (256, *content, 257))
+    return int(bits.ljust(-(-len(bits) // 8) * 8, "0"), 2).to_bytes(-(-len(bits) // 8), "big")
+
+
+@pytest.mark.parametrize("predictor", [1, 2])
+@pytest.mark.parametrize("compression", [5, 8])
+def test_the_stamp_of_a_compressed_image_is_found(compression, predictor):
+    row = pixels(BCD)[0]
+    stored = np.diff(row, prepend=np.uint16(0)) if predictor == 2 else row
+    packed = lzw(stored.tobytes()) if compression == 5 else zlib.compress(stored.tobytes())
+    found = first_pixels(packed, compression=compression, predictor=predictor, count=14)
+    assert found is not None
+    assert wire.read_stamp(found) == wire.Stamp(counter=12345, timestamp_ns=TIME_NS)
+    for end in range(len(packed)):
+        first_pixels(packed[:end], compression=compression, predictor=predictor, count=14)
+
+
+def test_repeated_bytes_in_lzw_are_found_in_its_table():
+    # clear, 7, then the entry that this code itself completes: 7 7, and once more
+    bits = "".join(f"{code:09b}" for code in (256, 7, 258, 259)).ljust(40, "0")
+    content = int(bits, 2).to_bytes(5, "big")
+    found = first_pixels(content, compression=5, predictor=1, count=3)
+    assert found is not None
+    assert found.tolist() == [0x0707] * 3
 
 
 def test_every_cut_of_a_tiff_is_refused():

@@ -137,6 +137,19 @@ def test_without_stamps_the_pages_of_each_file_are_a_series(tmp_path):
     assert events[0].metadata["number_source"] == "page"
 
 
+def test_the_halves_of_a_double_shutter_in_two_files_are_two_series(tmp_path):
+    simulate(tmp_path / "d", frames=2, file_format="b16")
+    for number in (1, 2):
+        path = tmp_path / "d" / f"pco_000{number}.b16"
+        content = bytearray(path.read_bytes())
+        content[1024:1052] = bytes([200, 0] * 14)  # no stamp in the second half
+        (tmp_path / "d" / f"pco_000{number}B.b16").write_bytes(content)
+        path.rename(tmp_path / "d" / f"pco_000{number}A.b16")
+    begins = {e.series: e for e in read(tmp_path / "d") if isinstance(e, SeriesBegin)}
+    sources = {key: begin.metadata["number_source"] for key, begin in begins.items()}
+    assert sources == {"pco_A*.b16": "stamp", "pco_B*.b16": "file"}
+
+
 def test_an_image_that_lost_its_stamp_is_quarantined(tmp_path):
     simulate(tmp_path / "d", frames=3)
     path = tmp_path / "d" / "pco_0002.tif"

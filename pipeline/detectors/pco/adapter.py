@@ -21,6 +21,8 @@ from pipeline.errors import InvalidArgumentError, InvalidFrameError
 from pipeline.frame import AttributeValue, Buffer
 from pipeline.protocols import AdapterEvent, Quarantined
 
+#: Camware puts A and B behind the number of the two images of a double shutter.
+NAME_PATTERN = r"(?P<prefix>.*?)(?P<number>[0-9]+)(?P<half>[AB]?)"
 PATTERNS = "*.tif,*.tiff,*.b16,*.pcoraw"
 #: Larger files are looked at where they lie, rather than read into memory.
 _MAPPED_NBYTES = 256 << 20
@@ -63,7 +65,7 @@ class PcoAdapter(FilesAdapter):
         self._shifts = _SHIFTS[alignment]
         self._sorted: dict[str, PcoSeries] = {}
         self._facts_of: dict[str, dict[str, AttributeValue]] = {}
-        super().__init__(patterns=patterns, name_pattern=pattern, **settings)
+        super().__init__(patterns=patterns, name_pattern=pattern or NAME_PATTERN, **settings)
 
     @classmethod
     def options(cls) -> list[Option]:
@@ -100,6 +102,13 @@ class PcoAdapter(FilesAdapter):
     def readers(self) -> Mapping[str, Reader]:
         """Return no readers: what a file gives depends on its pixels."""
         return {}
+
+    def split_name(self, stem: str) -> tuple[str, int] | None:
+        """Return prefix and number; the halves of a double shutter in two files are two series."""
+        found = super().split_name(stem)
+        if found is None or stem[-1:] not in ("A", "B"):
+            return found
+        return found[0] + stem[-1], found[1]
 
     def acknowledge(self, tokens: Sequence[Any]) -> None:
         """Let go of files of which every frame is confirmed."""

@@ -14,17 +14,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.codecs import b16, tiff
+from pipeline.codecs import b16
 from pipeline.codecs._view import byte_view
+from pipeline.detectors.pco.compressed import first_pixels
 from pipeline.detectors.tiff_pages import Page, iter_pages
 from pipeline.errors import InvalidFrameError
-from pipeline.frame import Buffer, nbytes_of
+from pipeline.frame import Buffer
 
 STAMP_PIXELS = 14
 #: How far the digits may be shifted up: right-aligned data, 14 and 12 bits left-aligned in 16.
 SHIFTS = (0, 2, 4)
-#: A compressed image that claims more is no camera's.
-_MAX_DECODED = 256 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,13 +163,12 @@ def read_tiff(
     """
     view = byte_view(payload)
     images: list[Image] = []
-    software = ""
+    page = None
     for number, page in enumerate(iter_pages(view)):
-        software = software or page.software
         images.append(_image(view, number, page, timezone, shifts))
-    if len(images) == 1:
-        images = [_single(view, images[0], timezone, shifts)]
-    return images, software
+    if page is not None and len(images) == 1:
+        images = [_single(view, page, images[0], timezone, shifts)]
+    return images, page.software if page is not None else ""
 
 
 def _image(
@@ -197,21 +195,26 @@ def _image(
 
 
 def _single(
-    view: memoryview, image: Image, timezone: tzinfo | None, shifts: tuple[int, ...]
+    view: memoryview,
+    page: Page,
+    image: Image,
+    timezone: tzinfo | None,
+    shifts: tuple[int, ...],
 ) -> Image:
     """Return the image of a file that is published as it is: compression does not matter then."""
-    if not image.problem:
-        return replace(image, encoding="tiff")
-    if nbytes_of(image.shape, image.dtype) > _MAX_DECODED:
-        return image
-    try:
-        pixels = tiff.decode(view, shape=image.shape, dtype=image.dtype)
-    except ValueError as error:
-        return replace(image, problem=f"{image.problem}; {error}")
-    stamp = None
-    if image.dtype == "uint16":
-        stamp = read_stamp(pixels, timezone=timezone, shifts=shifts)
-    return replace(image, encoding="tiff", stamp=stamp, empty=not pixels.any())
+    stamp = image.stamp
+    if image.problem and image.dtype == "uint16":
+        start, nbytes = page.first
+        pixels = first_pixels(
+            view[start : start + nbytes],
+            compression=page.compression,
+            predictor=page.predictor,
+            count=min(STAMP_PIXELS, page.shape[1]),
+        )
+        stamp = None
+        if pixels is not None:
+            stamp = read_stamp(pixels, timezone=timezone, shifts=shifts)
+    return replace(image, encoding="tiff", stamp=stamp)
 
 
 def is_empty(pixels: npt.NDArray[Any]) -> bool:
