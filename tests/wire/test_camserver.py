@@ -387,11 +387,13 @@ def test_a_stream_ends_when_the_last_file_is_there_without_any_silence(
 
 
 def test_two_series_of_one_name_are_two(run: Run, client: Client) -> None:
+    client.ask("ni 30")
+    client.ask("expp 0.01")  # longer than the time between two looks
     for count in (1, 2):
         client.ask("exposure same.cbf")
         client.reply()
         within(lambda count=count: len(run.of(SeriesEnd)) == count)
-    assert [end.expected for end in run.of(SeriesEnd)] == [5, 5]
+    assert [end.expected for end in run.of(SeriesEnd)] == [30, 30]
 
 
 def test_a_killed_series_is_aborted_with_what_there_is(

@@ -156,7 +156,7 @@ def test_what_cannot_be_simulated_is_refused(
     assert caught.value.field == field
 
 
-@pytest.mark.parametrize("name", ["sim.py", "sim_camserver.py", "sim_files.py"])
+@pytest.mark.parametrize("name", ["sim.py", "sim_camserver.py", "sim_files.py", "sim_header.py"])
 def test_the_simulator_shares_no_code_with_the_reader(name: str) -> None:
     source = Path(sim.__file__).with_name(name).read_text()
     modules = {
@@ -169,6 +169,7 @@ def test_the_simulator_shares_no_code_with_the_reader(name: str) -> None:
         "pipeline.detectors.pilatus.sim",
         "pipeline.detectors.pilatus.sim_camserver",
         "pipeline.detectors.pilatus.sim_files",
+        "pipeline.detectors.pilatus.sim_header",
         "pipeline.detectors.scene",  # what is seen; knows no format
         "pipeline.errors",
     }

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event
 from typing import IO
@@ -25,6 +24,7 @@ from pipeline.codecs.byte_offset import encode_byte_offset
 from pipeline.detectors.options import Option
 from pipeline.detectors.pilatus.sim_camserver import CamserverSimulator, first_file
 from pipeline.detectors.pilatus.sim_files import cbf_file, edf_file, md5_text, tiff_file
+from pipeline.detectors.pilatus.sim_header import HeaderFacts, header_lines
 from pipeline.detectors.scene import Geometry, expected_counts, noisy, plant_spots
 from pipeline.errors import InvalidArgumentError
 
@@ -324,55 +324,16 @@ class PilatusSimulator:
         return edf_file(scene.image, header)
 
     def _header(self, index: int, timestamp_ns: int) -> list[str]:
-        """Return the lines camserver writes, each with ``# `` in front."""
-        rows, columns = self.shape
-        period_s = 1 / self.rate_hz if self.rate_hz else 0.01
-        exposure_s = max(period_s - 0.00095, period_s / 2)  # readout of a Pilatus3: 0.95 ms
-        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=timestamp_ns // 1000)
-        date = moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}"
-        angle = 0.1 * index
-        lines = [
-            f"Detector: PILATUS3 {self.model}, S/N 00-0000 (simulated)",
-            date,
-            "Pixel_size 172e-6 m x 172e-6 m",
-            "Silicon sensor, thickness 0.000450 m",
-            f"Exposure_time {exposure_s:.7f} s",
-            f"Exposure_period {period_s:.7f} s",
-            "Tau = 0 s",
-            f"Count_cutoff {_CUTOFF} counts",
-            "Threshold_setting: 6200 eV",
-            "Gain_setting: autog (vrf = 1.000)",
-            "N_excluded_pixels = 0",
-            "Excluded_pixels: (nil)",
-            "Flat_field: (nil)",
-            "Trim_file: simulated.bin",
-            f"Image_path: {self.directory.name}/",
-            "Retrigger_mode: 1",
-            f"Wavelength {self.geometry.wavelength_a} A",
-            "Energy_range (0, 0) eV",
-            f"Detector_distance {self.geometry.distance_m:.5f} m",
-            "Detector_Voffset 0.00000 m",
-            f"Beam_xy ({columns / 2:.2f}, {rows / 2:.2f}) pixels",
-            "Flux 1.0e+11",
-            "Filter_transmission 1.0000",
-            f"Start_angle {angle:.4f} deg.",
-            "Angle_increment 0.1000 deg.",
-            "Detector_2theta 0.0000 deg.",
-            "Polarization 0.990",
-            "Kappa 0.0000 deg.",
-            "Phi 0.0000 deg.",
-            "Chi 0.0000 deg.",
-            f"Omega {angle:.4f} deg.",
-            "Omega_increment 0.1000 deg.",
-            "Oscillation_axis OMEGA",
-            "N_oscillations 1",
-        ]
-        return [f"# {self._set_line(line)}" for line in lines]
-
-    def _set_line(self, line: str) -> str:
-        keyword = line.partition(" ")[0]
-        value = self.header_settings.get(keyword)
-        return line if value is None else f"{keyword} {value}"
+        facts = HeaderFacts(
+            model=self.model,
+            directory=self.directory.name,
+            shape=self.shape,
+            geometry=self.geometry,
+            period_s=1 / self.rate_hz if self.rate_hz else 0.01,
+            cutoff=_CUTOFF,
+            settings=self.header_settings,
+        )
+        return header_lines(facts, index, timestamp_ns)
 
     def _make_scene(self) -> _Scene:
         gaps = gaps_of(self._modules) if self._modules else None
