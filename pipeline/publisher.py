@@ -19,6 +19,7 @@ from pipeline.codecs import byte_view
 from pipeline.codecs.checksum import crc32c
 from pipeline.config import PublishSettings
 from pipeline.errors import (
+    BrokerUnavailableError,
     ClosedError,
     FlushTimeoutError,
     InvalidArgumentError,
@@ -53,6 +54,8 @@ log = logging.getLogger(__name__)
 _TICK_S = 0.05
 #: How long a broker that was away may take to answer before it is asked again.
 _ANSWERS_S = 0.5
+#: The same before the first frame, where there is a spool.
+_SOON_S = 2.0
 #: Drafts from the spool that are on their way at a time: bounded memory, and writers get a turn.
 _DRAIN_AT_ONCE = 16
 #: A file is taken when fewer records than this are on their way: their number is not bounded by
@@ -145,6 +148,9 @@ class Publisher:
 
     def _open_or_spool(self, *, later: bool = False) -> None:
         try:
+            if self._spooling.possible and not self._services.admin.answers(_SOON_S):
+                # what can be spooled does not wait as long as a broker may take
+                raise BrokerUnavailableError(self._services.admin.settings.bootstrap, "no answer")
             if later:
                 claims.ensure_topics(self._services, self.stream)
             if not (later and needs_frame(self._services, self._start, self._frame_nbytes)):

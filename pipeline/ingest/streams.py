@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import logging
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,8 @@ from pipeline.ingest.writers import AWAY, Writers
 from pipeline.naming import StreamId, quote_part
 
 log = logging.getLogger(__name__)
+#: With a spool: how long a broker that was away is not asked for earlier streams again.
+_BLIND_S = 30.0
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -47,9 +50,15 @@ class Streams:
     on_disk: bool
     report: IngestReport
     _warned: set[StreamId] = field(default_factory=set)
+    _blind_until_s: float = 0.0
 
     def catalogue(self) -> list[Any]:
-        """Return summaries of all streams of the detector, none where it has none."""
+        """Return summaries of all streams of the detector, none where it has none.
+
+        With a spool a broker that is away is not asked each time: a device does not wait for it.
+        """
+        if time.monotonic() < self._blind_until_s:
+            return []
         names = [glob.escape(quote_part(name)) for name in (self.beamtime, self.detector)]
         pattern = "/".join([*names, "*"])
         try:
@@ -58,6 +67,7 @@ class Streams:
             return []
         except AWAY as error:
             log.warning("cannot look for earlier streams, frames are spooled: %s", error)
+            self._blind_until_s = time.monotonic() + _BLIND_S
             return []
 
     def add(self, source: Source) -> RunStream:
