@@ -138,7 +138,8 @@ class Packer:
                 continue
             if (buffer := self._pool.acquire(nbytes)) is not None:
                 return buffer
-            self._full_since_s = self._full_since_s or time.monotonic()
+            if self._full_since_s is None:
+                self._full_since_s = time.monotonic()
             waited_s = time.monotonic() - began_s
             if self._settings.when_full == "refuse":
                 self._tally.refused += 1
@@ -201,6 +202,7 @@ class Packer:
         draft, self.draft = self.draft, None
         if draft is not None:
             self._spooling.part_with_buffer()
+            draft.buffer = draft.buffer[:]  # a view: not the pool's to take
             self.admit(draft)
 
     def lingering_s(self) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -324,4 +325,74 @@ def test_a_spool_that_is_full_keeps_the_draft_open_and_tells_the_next_frame(
     assert bench.packer.draft.numbers == [1]
     with pytest.raises(SpoolError):
         bench.packer.dispatch()
+    bench.spooling.close()
+
+
+def test_a_queue_that_stays_full_is_spooled_for_also_when_it_moves_and_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(
+        segment_nbytes=2,
+        queue_nbytes=8,
+        when_full="refuse",
+        spool=tmp_path,
+        spool_after_s=1.0,
+    )
+    now = [0.0]
+    monkeypatch.setattr("pipeline.publishing.packer.time.monotonic", lambda: now[0])
+    bench.add(0, 1, 2, 3)
+    for number in range(4, 10):
+        with contextlib.suppress(QueueFullError):
+            bench.add(number)
+            break
+        bench.packer.release(bench.window.submitted[number - 4][0])  # one at a time: it is slow
+        bench.add(number)
+        now[0] += 0.3
+    assert bench.spooling.active
+    assert number == 8  # after 1.2 s
+    assert "more slowly" in caplog.text
+    bench.packer.dispatch()
+    bench.spooling.close()
+
+
+def test_a_queue_that_becomes_half_empty_is_not_spooled_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(
+        segment_nbytes=2,
+        queue_nbytes=8,
+        when_full="refuse",
+        spool=tmp_path,
+        spool_after_s=1.0,
+    )
+    now = [0.0]
+    monkeypatch.setattr("pipeline.publishing.packer.time.monotonic", lambda: now[0])
+    bench.add(0, 1, 2, 3)
+    for number in range(4, 24, 2):
+        with pytest.raises(QueueFullError):
+            bench.add(number)
+        now[0] += 5.0
+        for draft, _ in bench.window.submitted[-2:]:
+            bench.packer.release(draft)
+        bench.add(number, number + 1)
+    assert not bench.spooling.active
+
+
+def test_what_a_full_spool_does_not_take_goes_directly_and_leaves_the_buffer(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(spool=tmp_path, segment_nbytes=2, spool_nbytes=1)
+    bench.spooling.begin()
+    bench.add(1)
+    bench.packer.admit_open()
+    (draft, _) = bench.window.submitted[0]
+    sent = bytes(draft.payload)
+    bench.add(2)
+    assert bench.packer.draft is not None
+    assert bench.packer.draft.buffer is not draft.buffer
+    assert bytes(draft.payload) == sent
+    left = bench.packer._pool._left
+    bench.packer.release(draft)
+    assert bench.packer._pool._left == left
+    bench.packer.draft = None
     bench.spooling.close()
