@@ -85,6 +85,7 @@ def begin_of(series: FileSeries, endpoint: str, content: bytes = b"") -> SeriesB
         name=series.name.rpartition("/")[2],
         metadata=metadata,
         run={
+            "adapter": "eiger",
             "interface": INTERFACE,
             "endpoint": endpoint,
             "series": series.name,

@@ -84,6 +84,8 @@ class FileWriterSource:
         Names the setting that is wrong.
     """
 
+    name = "eiger"
+
     def __init__(
         self,
         device: Device,
