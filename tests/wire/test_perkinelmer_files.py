@@ -36,6 +36,8 @@ NEW = OLD.replace(b"userComment1=\n", b"nPhases=1\ntimeStamp=1270060698.098\n")
         ("x-00105-00002-00001", wire.Name("x.00002.00001", 105, (2, 1))),
         ("scan-2014-00001", wire.Name("scan-2014", 1)),
         ("scan-det1-00001", wire.Name("scan-det1", 1)),
+        ("x_00084_00001", wire.Name("x_00084", 1)),
+        ("x_00084.dark", wire.Name("x.dark", 84, dark=True)),
         ("gainMap", wire.Name("gainMap", 0)),
         ("00012", wire.Name("00012", 0)),
         ("x-00012b", wire.Name("x-00012b", 0)),

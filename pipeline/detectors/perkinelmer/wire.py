@@ -57,6 +57,8 @@ class Name:
 def split_name(stem: str, *, digits: int) -> Name:
     """Return what a name without its extension says; without a counter it is number 0.
 
+    Other programs than QXRD write ``x_00012``; nothing but its last counter is looked at then.
+
     Parameters
     ----------
     digits:
@@ -67,7 +69,10 @@ def split_name(stem: str, *, digits: int) -> Name:
     end = ".dark" if dark else ""
     found = re.fullmatch(rf"(.*?)-?((?:(?<=-)\d{{{digits},18}}(?:-(?=\d)|$))+)", base, re.DOTALL)
     if found is None:
-        return Name(stem, 0, dark=dark)
+        plain = re.fullmatch(rf"(.*?)_(\d{{{digits},18}})", base, re.DOTALL)
+        if plain is None:
+            return Name(stem, 0, dark=dark)
+        return Name(plain[1] + end, int(plain[2]), dark=dark)
     number, *suffixes = (int(part) for part in found[2].split("-"))
     if number >= INT64_MAX:
         return Name(stem, 0, dark=dark)
