@@ -130,6 +130,43 @@ def decode(payload: Buffer, *, shape: tuple[int, ...], dtype: str) -> npt.NDArra
         raise DecodeError(f"TIFF: {error}") from error
 
 
-def _file(payload: Buffer) -> io.BytesIO:
+class _ViewFile(io.RawIOBase):
+    """Bytes of somebody else as a file: BytesIO would copy all 25 MB to read a directory."""
+
+    def __init__(self, view: memoryview) -> None:
+        self._view = view
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._view.nbytes}[whence]
+        if start + offset < 0:
+            raise ValueError("seek before the start")
+        self._at = start + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self._view[self._at : self._at + len(buffer)]
+        buffer[: piece.nbytes] = piece
+        self._at += piece.nbytes
+        return piece.nbytes
+
+    def read(self, size: int = -1) -> bytes:
+        # not the base class's: a damaged directory may ask for gigabytes
+        stop = self._view.nbytes if size < 0 else self._at + size
+        piece = bytes(self._view[self._at : stop])
+        self._at += len(piece)
+        return piece
+
+
+def _file(payload: Buffer) -> Any:  # tifffile needs read, seek and tell, asks for IO[bytes]
     # BytesIO shares the memory of bytes and copies anything else
-    return io.BytesIO(payload if isinstance(payload, bytes) else byte_view(payload))
+    return io.BytesIO(payload) if isinstance(payload, bytes) else _ViewFile(byte_view(payload))
