@@ -113,7 +113,9 @@ def _partial_files(url: str, beamtime: str, bucket: str, before_ns: int) -> Iter
     if parts.scheme != "file":
         return
     root = Path(unquote(parts.path))
-    for path in sorted((root / bucket).rglob(".part-*")):
+    uploads = (root / bucket / ".sgwtmp" / "multipart").rglob("*")  # versitygw's, of large objects
+    found = [*(root / bucket).rglob(".part-*"), *(path for path in uploads if path.is_file())]
+    for path in sorted(found):
         try:
             status = path.stat()
         except FileNotFoundError:

@@ -264,12 +264,16 @@ def test_an_object_that_nothing_refers_to_is_an_orphan(whole: str, tmp_path: Pat
     (folder / ".part-0123456789abcdef").write_bytes(b"123")
     (tmp_path / "store" / PREFIX).parent.joinpath("feedfeedfeedfeed").mkdir()
     (tmp_path / "store" / PREFIX).parent.joinpath("feedfeedfeedfeed", "x").write_bytes(b"1")
+    uploads = (tmp_path / "store" / PREFIX.split("/")[0]) / ".sgwtmp" / "multipart" / "6f70" / "id"
+    uploads.mkdir(parents=True)
+    (uploads / "1").write_bytes(b"1234")  # of a large object that was not finished
     result = run("doctor", "--orphans", "--older", "0", "--json", store=whole)
     assert result.exit_code == 0, result.output
     found = {(o["kind"], Path(o["key"]).name, o["nbytes"]) for o in json.loads(result.stdout)}
     assert found == {
         ("blob", "lost", 5),
         ("partial", ".part-0123456789abcdef", 3),
+        ("partial", "1", 4),
         ("stream", "x", 1),
     }
     young = run("doctor", "--orphans", "--json", store=whole)
