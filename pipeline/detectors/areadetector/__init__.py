@@ -1,0 +1,1 @@
+"""EPICS areaDetector: images that its PVA plugin serves over PV Access."""

@@ -1,0 +1,1 @@
+"""HiDRA: files that its senders pass on as ZeroMQ messages."""
