@@ -21,6 +21,7 @@ from pipeline.detectors.file_options import FILE_OPTIONS, PATTERNS
 from pipeline.detectors.found import FileSeries, FoundFile, Waiting, compile_name
 from pipeline.detectors.options import Option
 from pipeline.detectors.reading import (
+    Buffers,
     FileHeader,
     ImageHeader,
     Reader,
@@ -118,6 +119,7 @@ class FilesAdapter:
         self._move_to = os.fspath(move_to) or str(Path(self.directory) / "published")
         self._name = compile_name(name_pattern or NAME_PATTERN)
         self._readers = self.readers()
+        self._buffers = Buffers()
         self._series: dict[str, FileSeries] = {}
         self._waiting: dict[str, Waiting] = {}
         self._watcher = Watcher(
@@ -227,7 +229,7 @@ class FilesAdapter:
 
     def _read(self, path: str) -> tuple[ReadyFile, Buffer]:
         """Return the file's identity and bytes; OSError or ValueError: not now, perhaps later."""
-        return read_file(path)
+        return read_file(path, self._buffers)
 
     def _frames(self, series: FileSeries, found: FoundFile) -> list[AdapterEvent]:
         """Return what a file gives, its series' begin included; ValueError: it is not whole.

@@ -390,3 +390,21 @@ def test_the_end_is_the_adapters_own_word(make, tmp_path, clock):
     events = take(adapter, rounds=2)
     assert isinstance(events[-1], SeriesEnd)
     assert events[-1].state == "complete"
+
+
+def test_memory_for_files_is_used_again_only_when_nobody_looks_at_it(tmp_path):
+    from pipeline.detectors.reading import Buffers, read_file
+
+    buffers = Buffers(most=2)
+    for name, size in (("a", 400_000), ("b", 500_000), ("c", 300_000)):
+        (tmp_path / name).write_bytes(name.encode() * size)
+    first = read_file(str(tmp_path / "a"), buffers)[1]
+    second = read_file(str(tmp_path / "b"), buffers)[1]
+    third = read_file(str(tmp_path / "c"), buffers)[1]
+    pixels = np.frombuffer(first, np.uint8)
+    kept = [bytes(view) for view in (first, second, third)]
+    assert kept == [b"a" * 400_000, b"b" * 500_000, b"c" * 300_000]
+    del first, second, third  # an array still looks at the first
+    again = read_file(str(tmp_path / "c"), buffers)[1]
+    assert again == b"c" * 300_000
+    assert (pixels == ord("a")).all()

@@ -207,7 +207,7 @@ def test_a_file_that_windows_still_locks_is_tried_again(tmp_path, monkeypatch):
     refusals = iter([True, True, False])
     real = files_module.read_file
 
-    def locked(path: str) -> Any:
+    def locked(path: str, *_: object) -> Any:
         if next(refusals, False):
             raise PermissionError(13, "sharing violation", path)
         return real(path)
