@@ -283,8 +283,8 @@ class Publisher:
         """Store a file as it is, once, and queue the frames in it; return how many are new.
 
         The file is one object, byte for byte; it is there before the first frame is announced.
-        Frames that were published before are not announced again; if all were, the file is not
-        stored.  A writer that died in between has left an object without frames, or with some of
+        Frames that are known to be published (the last 65,536 of a module; of an earlier writer
+        those above its floor) are not announced again; if all are, the file is not stored.  A writer that died in between has left an object without frames, or with some of
         them: the next one stores the file anew for the rest.
 
         Parameters
