@@ -284,7 +284,8 @@ class Publisher:
 
         The file is one object, byte for byte; it is there before the first frame is announced.
         Frames that are known to be published (the last 65,536 of a module; of an earlier writer
-        those above its floor) are not announced again; if all are, the file is not stored.  A writer that died in between has left an object without frames, or with some of
+        those above its floor) are not announced again; if all are, the file is not stored.
+        A writer that died in between has left an object without frames, or with some of
         them: the next one stores the file anew for the rest.
 
         Parameters
