@@ -37,7 +37,7 @@ class Run:
         self.frames: dict[tuple[int, int], str] = {}
         self.times: dict[tuple[int, int], int] = {}
 
-    def silence(self, seconds: float = 0.0) -> list[Any]:
+    def silence(self, seconds: float = 1.5) -> list[Any]:
         """Return what happens until nothing does, before and after so much time."""
         found = self._until_quiet()
         self.now_s += seconds

@@ -41,6 +41,8 @@ from pipeline.protocols import (
 
 #: ``scan_00012_m01_part00003.nxs`` is part 3 of module 1 of run ``scan_00012``.
 NXS_PATTERN = r"(?P<run>.+?)(?:_m(?P<module>[0-9]{1,3}))?(?:_part_?(?P<part>[0-9]{1,9}))?"
+#: How long after a run's first file those of other modules may appear.
+_MODULES_S = 1.0
 #: So that a file's place among those of its run is one number.
 _MAX_MODULES = 10_000
 
@@ -53,6 +55,9 @@ class NxsFiles(FilesAdapter):
     pattern:
         Regular expression for file names without extension, with a group ``run`` and, where there
         are several, groups ``module`` and ``part``.
+    modules:
+        How many modules write files; 0: those whose files are there a second after the first one
+        is ready.
     timezone:
         Where the writers' clock is: ``local``, ``UTC``, or a name like ``Europe/Berlin``.
     settings:
@@ -68,11 +73,15 @@ class NxsFiles(FilesAdapter):
         watch: str | os.PathLike[str],
         pattern: str = "",
         patterns: str | Sequence[str] = "*.nxs",
+        modules: int = 0,
         timezone: str = "local",
         **settings: Any,
     ) -> None:
         self._pattern = _compiled(pattern or NXS_PATTERN)
         self._timezone = timezone_of(timezone)
+        if modules < 0:
+            raise InvalidArgumentError("modules", "must not be negative")
+        self._modules = modules
         self._runs: dict[str, Run] = {}
         #: Files whose writer is taken for dead.
         self._crashed: set[str] = set()
@@ -92,6 +101,13 @@ class NxsFiles(FilesAdapter):
                 default="",
                 help="regular expression for names without extension, groups run, module, part",
                 unit="REGEX",
+            ),
+            Option(
+                name="modules",
+                type=int,
+                default=0,
+                help="modules of the detector; 0 for those whose files are there in time",
+                unit="N",
             ),
             Option(
                 name="timezone",
@@ -159,17 +175,17 @@ class NxsFiles(FilesAdapter):
         return f"{directory}/{prefix}*{extension}" if directory else f"{prefix}*{extension}"
 
     def _run_of(self, series: FileSeries, path: str, name: str) -> Run:
-        """Return the run of a file; the first one looks which others are there."""
+        """Return the run of a file; until it begins, look which other files are there."""
         run = self._runs.get(series.key)
         if run is None:
-            base: dict[int, int] = {}
+            run = self._runs[series.key] = Run(first_s=self._clock())
+        if not run.begun:
             with os.scandir(Path(path).parent) as entries:
                 for entry in entries:
                     stem, extension = os.path.splitext(entry.name)  # noqa: PTH122 -- as names
                     other, module, part = self._places(stem)
                     if other == name and extension == Path(path).suffix:
-                        base[module] = min(base.get(module, part), part)
-            run = self._runs[series.key] = Run(modules=tuple(sorted(base)), base=base)
+                        run.base[module] = min(run.base.get(module, part), part)
         return run
 
     # -- files ----------------------------------------------------------------------------------
@@ -181,7 +197,7 @@ class NxsFiles(FilesAdapter):
         token = found.token
         name, module, part = self._places(Path(token.path).stem)
         run = self._run_of(series, token.path, name)
-        if module not in run.modules:
+        if module not in run.base:
             raise InvalidFrameError("module", f"{module} came when the run had begun without it")
         file = self._index(token)
         self._check_same(series, file)
@@ -219,7 +235,7 @@ class NxsFiles(FilesAdapter):
         """Return what the held files give now that more is known; ``last``: nothing will come."""
         events: list[AdapterEvent] = []
         if not run.begun:
-            if not run.held or (len(run.firsts) < len(run.modules) and not last):
+            if not run.held or not (last or self._may_begin(run)):
                 return events
             run.begun = series.begun = True
             events.append(self._begin_of(series, run))
@@ -233,6 +249,20 @@ class NxsFiles(FilesAdapter):
                 reason = f"part {place[1]} without those before it: its numbers are not known"
                 events.append(self._bad(series, token.path, reason))
         return events
+
+    def _may_begin(self, run: Run) -> bool:
+        """Tell whether all modules are known: a stream's modules are settled when it begins."""
+        if len(run.firsts) < max(len(run.base), self._modules):
+            return False
+        one = self._places(Path(next(iter(run.held.values())).path).stem, known=True)[1] < 0
+        waited_s = self._clock() - run.first_s
+        return one or self._modules > 0 or waited_s >= _MODULES_S
+
+    def _look_again(self) -> Iterator[AdapterEvent]:
+        yield from super()._look_again()
+        for key, run in list(self._runs.items()):
+            if not run.begun and key in self._series:
+                yield from self._flush(self._series[key], run)
 
     def _file_event(
         self,

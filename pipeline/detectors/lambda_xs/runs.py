@@ -18,10 +18,10 @@ Place = tuple[int, int]
 class Run:
     """The files of one run, by (module, part)."""
 
-    #: Modules whose files were there when the first one was ready.
-    modules: tuple[int, ...]
-    #: Lowest part of each module.
-    base: dict[int, int]
+    #: When its first file was ready.
+    first_s: float
+    #: Lowest part of each module; its modules are settled when the run begins.
+    base: dict[int, int] = field(default_factory=dict)
     #: First file of each module; None for one that cannot be read.
     firsts: dict[int, NxsFile | None] = field(default_factory=dict)
     counts: dict[Place, int] = field(default_factory=dict)
@@ -32,6 +32,11 @@ class Run:
     #: Positions that the writers made; the highest number they told.
     made: int = 0
     highest: int = -1
+
+    @property
+    def modules(self) -> tuple[int, ...]:
+        """The modules whose files were found."""
+        return tuple(sorted(self.base))
 
 
 def first_number(run: Run, place: Place) -> int | None:

@@ -48,6 +48,8 @@ class NxsWriter:
         How many; 0 for one file without a module in its name.
     part_frames:
         Frames per file; 0 for one file without a part in its name.
+    parts:
+        Have a part in the name all the same: :meth:`cut` begins the next one.
     sequence_numbers:
         Write the dataset ``sequence_number`` (from 1), which tells which frames were lost.
     swmr:
@@ -61,6 +63,7 @@ class NxsWriter:
         run: str,
         modules: int = 0,
         part_frames: int = 0,
+        parts: bool = False,
         shape: tuple[int, int] = MODULE_SHAPE,
         dtype: str = "uint16",
         compression: str = "bitshuffle",
@@ -75,6 +78,7 @@ class NxsWriter:
         self.indices = tuple(range(1, modules + 1)) or (0,)
         self.named = modules > 0
         self.part_frames = part_frames
+        self.parts = parts or part_frames > 0
         self.shape = shape
         self.dtype = dtype
         self.compression = compression
@@ -85,23 +89,25 @@ class NxsWriter:
         self.start_ns = time.time_ns() if start_ns is None else start_ns
         self.position = 0
         self._open: dict[int, h5py.File] = {}
-        self._part = -1
+        self._part = self._in_part = 0
 
     def path(self, module: int, part: int) -> Path:
         """Return where a part of a module is written."""
         name = self.run
         if self.named:
             name += f"_m{module:02d}"
-        if self.part_frames:
+        if self.parts:
             name += f"_part{part:05d}"
         return self.directory / f"{name}.nxs"
 
     def write(self, images: dict[int, npt.NDArray[Any]]) -> None:
         """Write one frame: an image of each module that did not lose it."""
-        part = self.position // self.part_frames if self.part_frames else 0
-        if part != self._part:
-            self._next_part(part)
+        if self.part_frames and self._in_part >= self.part_frames:
+            self.cut()
+        if not self._open:
+            self._open = {index: self._new_file(index, self._part) for index in self.indices}
         self.position += 1
+        self._in_part += 1
         for module, image in images.items():
             detector = self._open[module]["entry/instrument/detector"]
             _extend(detector["data"], image)
@@ -117,6 +123,14 @@ class NxsWriter:
             data.resize(data.shape[0] + 1, axis=0)
         self.position += 1
 
+    def cut(self) -> list[Path]:
+        """Close the files; the next frame begins the next part.  Return their paths."""
+        self.end()
+        closed = [self.path(index, self._part) for index in self.indices]
+        self._part += 1
+        self._in_part = 0
+        return closed
+
     def end(self) -> None:
         """Finish and close the files; may be called twice."""
         end = _date(self.start_ns + round(self.position * self.period_s * 1e9))
@@ -125,13 +139,6 @@ class NxsWriter:
                 file["entry/end_time"] = np.array([end], "S26")
             file.close()
         self._open.clear()
-        self._part = -1
-
-    def _next_part(self, part: int) -> None:
-        self.end()
-        self._part = part
-        for module in self.indices:
-            self._open[module] = self._new_file(module, part)
 
     def _new_file(self, module: int, part: int) -> h5py.File:
         import h5py
