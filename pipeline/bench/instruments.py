@@ -272,8 +272,26 @@ def _pilatus(model: str, file_format: str, rate_hz: float, nbytes: int, what: st
     )
 
 
+def _eiger(stream_format: str, what: str) -> Instrument:
+    return Instrument(
+        adapter="pipeline.detectors.eiger.adapter:EigerAdapter",
+        simulator="pipeline.detectors.eiger.sim:EigerSimulator",
+        source=lambda _, ports: {"stream_endpoint": f"tcp://127.0.0.1:{ports[0]}"},
+        device=lambda _, ports: {
+            "stream_port": ports[0],
+            "stream_format": stream_format,
+            "shape": (514, 1030),
+        },
+        rate_hz=2000,
+        frame_nbytes=300_000,
+        what=what,
+    )
+
+
 INSTRUMENTS: Mapping[str, Instrument] = {
     "pilatus300k.tif": _pilatus("300k", "tif", 200, 1_209_908, "Pilatus 300k, TIFF files"),
     "pilatus6M.tif": _pilatus("6M", "tif", 25, 24_900_100, "Pilatus 6M, TIFF files"),
+    "eiger.stream1": _eiger("legacy", "Eiger 500K, stream V1, bslz4"),
+    "eiger.stream2": _eiger("cbor", "Eiger 500K, stream V2, bslz4"),
     "pilatus6M.cbf": _pilatus("6M", "cbf", 100, 6_300_000, "Pilatus 6M, CBF files"),
 }
