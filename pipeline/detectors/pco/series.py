@@ -32,6 +32,8 @@ _REMEMBERED = 4096
 _MAX_NOTES = 1000
 
 NumberSource = Literal["stamp", "file", "page"]
+#: Number of the file, and of the page in it.
+Place = tuple[int, int]
 
 
 @dataclass(slots=True, eq=False)
@@ -54,6 +56,12 @@ class _Taken:
     count: int
     token: Token
 
+    def is_same(self, file: ReadyFile, stamp: Stamp | None, count: int) -> bool:
+        """Tell whether this is that file, seen again or grown, rather than its name used again."""
+        if stamp is None and count <= self.count:
+            return file == self.token.file
+        return stamp == self.stamp and count >= self.count
+
 
 @dataclass(slots=True, kw_only=True)
 class Arm:
@@ -65,36 +73,45 @@ class Arm:
         Where the frame numbers come from.
     first, since_ns:
         Number and time of the first frame that was seen.
+    first_at, newest_at:
+        Where the first and the newest frame were.
     """
 
     source: NumberSource
     first: int
     since_ns: int
+    first_at: Place
     layout: tuple[tuple[int, int], str]
     newest: int = -1
     newest_ns: int = -1
+    newest_at: Place = (-1, -1)
     #: number -> time and place (file and page) of recent frames
     origins: OrderedDict[int, tuple[int, str]] = field(default_factory=OrderedDict)
 
-    def is_over(self, number: int, timestamp_ns: int) -> bool:
+    def is_over(self, number: int, timestamp_ns: int, at: Place) -> bool:
         """Tell whether a frame proves that the camera was armed again.
 
-        An earlier counter of an earlier time is a file that came late, and belongs here.
+        Its counter does not go on although time or the files do.  Both are asked: a clock may be
+        set back, and names may be used again.
         """
         known = self.origins.get(number)
         if known is not None and known[0] == timestamp_ns:
             return False
-        return number <= self.newest and timestamp_ns > self.newest_ns
+        return number <= self.newest and (timestamp_ns > self.newest_ns or at > self.newest_at)
+
+    def is_after(self, number: int, timestamp_ns: int, at: Place) -> bool:
+        """Tell whether a frame that came late belongs to the series before this one."""
+        return at < self.first_at and timestamp_ns < self.since_ns and number >= self.first
 
     def is_repeated(self, number: int, timestamp_ns: int, origin: str) -> bool:
         """Tell whether the same frame has come from another place."""
         known = self.origins.get(number)
         return known is not None and known[0] == timestamp_ns and known[1] != origin
 
-    def add(self, number: int, timestamp_ns: int, origin: str) -> None:
+    def add(self, number: int, timestamp_ns: int, at: Place, origin: str) -> None:
         """Remember a frame that is published."""
-        if timestamp_ns >= self.newest_ns:
-            self.newest, self.newest_ns = number, timestamp_ns
+        if timestamp_ns >= self.newest_ns or at > self.newest_at:
+            self.newest, self.newest_ns, self.newest_at = number, timestamp_ns, at
         self.origins[number] = (timestamp_ns, origin)
         if len(self.origins) > _REMEMBERED:
             self.origins.popitem(last=False)
@@ -197,6 +214,7 @@ class PcoSeries:
         if image.problem and not (whole and image.encoding):
             return None, [], image.problem
         number, time_ns, origin = self._numbered(found, image, whole=whole)
+        at = (found.number, image.page)
         arm, before = self._arm, list[AdapterEvent]()
         if arm is not None and arm.source == "stamp":
             if image.stamp is None:
@@ -207,17 +225,23 @@ class PcoSeries:
                 # the same to the microsecond: nothing is missing without it
                 log.warning("frame again number=%d source=%s", number, place)
                 return None, [], ""
-        if arm is not None and self._is_over(arm, number, time_ns, origin, place):
+            if arm.is_after(number, time_ns, at):
+                return None, [], f"frame {number} of the series before, which has ended"
+        if arm is not None and self._is_over(arm, origin, number, time_ns, at):
             before.append(self._ended())
             arm = None
         if arm is None:
             arm = self._arm = Arm(
-                source=origin, first=number, since_ns=time_ns, layout=(image.shape, image.dtype)
+                source=origin,
+                first=number,
+                since_ns=time_ns,
+                first_at=at,
+                layout=(image.shape, image.dtype),
             )
             before += self._begun(arm, found, facts, software)
         if arm.layout != (image.shape, image.dtype):
             return None, before, f"{image.shape} {image.dtype} in a series of {arm.layout}"
-        arm.add(number, time_ns, place)
+        arm.add(number, time_ns, at, place)
         return self._placed(found, image, number, time_ns, whole=whole), before, ""
 
     @staticmethod
@@ -228,13 +252,12 @@ class PcoSeries:
         return (found.number, time_ns, "file") if whole else (image.page, time_ns, "page")
 
     @staticmethod
-    def _is_over(arm: Arm, number: int, time_ns: int, origin: NumberSource, place: str) -> bool:
+    def _is_over(arm: Arm, origin: NumberSource, number: int, time_ns: int, at: Place) -> bool:
         if origin != arm.source:
             return True
         if origin == "page":  # nothing joins the pages of two files
-            last = next(reversed(arm.origins.values()), (0, place))[1]
-            return last.rpartition("#")[0] != place.rpartition("#")[0]
-        return origin == "stamp" and arm.is_over(number, time_ns)
+            return at[0] != arm.newest_at[0]
+        return origin == "stamp" and arm.is_over(number, time_ns, at)
 
     def _begun(
         self, arm: Arm, found: FoundFile, facts: Mapping[str, AttributeValue], software: str
@@ -300,12 +323,11 @@ class PcoSeries:
         """Return the file's token, and its images but for those that were taken before it grew."""
         path, first = found.token.path, images[0].stamp
         known = self._taken.get(path)
-        if known is not None and known.stamp == first and len(images) > known.count:
-            images, token = images[known.count :], known.token
-            known.count, token.file = known.count + len(images), found.token
-        else:
-            token = Token(found.token)
-            self._taken[path] = _Taken(first, len(images), token)
+        if known is None or not known.is_same(found.token, first, len(images)):
+            known = self._taken[path] = _Taken(first, 0, Token(found.token))
+        images, known.count = images[known.count :], len(images)
+        token = known.token
+        token.file = found.token
         if len(self._taken) > _REMEMBERED:
             self._taken.popitem(last=False)
         return token, images

@@ -110,7 +110,8 @@ class PerkinElmerAdapter(FilesAdapter):
         #: Images that are published without their sidecar, or with a broken one, for good.
         self._given_up: dict[str, str] = {}
         self._lacking: dict[str, str] = {}
-        self._done: OrderedDict[str, bool] = OrderedDict()
+        #: Images that are published, and whether their sidecar has come.
+        self._done: OrderedDict[str, tuple[ReadyFile, bool]] = OrderedDict()
         #: Sidecars without an image, and since when.
         self._lone: dict[str, float] = {}
         self._counts: dict[str, dict[str, int]] = {}
@@ -179,6 +180,8 @@ class PerkinElmerAdapter(FilesAdapter):
             yield from self._take_sidecar(file)
             return
         self._lone.pop(path + wire.SIDECAR, None)
+        if path in self._done and self._done[path][0] == file:
+            return  # found twice, as happens to what comes while the first look is taken
         if self._wants_sidecar(path) and look(path + wire.SIDECAR) is None:
             # not read yet: images are large
             prefix, _, extension = self._split(path)
@@ -196,8 +199,9 @@ class PerkinElmerAdapter(FilesAdapter):
         if waiting is not None:
             yield from self._take(look(path) or waiting.file)
         elif path in self._done:
-            if not self._done[path]:
-                self._done[path] = True
+            image, has_sidecar = self._done[path]
+            if not has_sidecar:
+                self._done[path] = image, True
                 self._count(path, "sidecars_late")
                 log.warning("sidecar came after its image was published path=%s", file.path)
         elif look(path) is None and len(self._lone) < _REMEMBERED:
@@ -283,7 +287,7 @@ class PerkinElmerAdapter(FilesAdapter):
         if lacking is not None:
             self._count(path, f"sidecars_{lacking}")
         self._lacking.pop(path, None)
-        self._done[path] = lacking != "missing"
+        self._done[path] = found.token, lacking != "missing"
         if len(self._done) > _REMEMBERED:
             self._done.popitem(last=False)
         time_ns = header.timestamp_ns
