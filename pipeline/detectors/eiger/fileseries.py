@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.detectors.eiger.hdf5 import DataImages, FileName, Master
+from pipeline.errors import InvalidFrameError
 from pipeline.frame import INT64_MAX, AttributeValue, FrameHeader, Module
 from pipeline.protocols import PlacedFrame, SeriesBegin
 
@@ -39,6 +40,8 @@ class FileSeries:
     modules: tuple[Module, ...] = ()
     #: Of the master when the series began; names are used again.
     date: str = ""
+    #: Shape and type of its images.
+    layout: tuple[tuple[int, ...], str] | None = None
     #: Files that are done with, published or not.
     taken: set[str] = field(default_factory=set)
     highest: int = 0
@@ -104,6 +107,13 @@ def channel_modules(images: DataImages) -> tuple[Module, ...]:
         Module(index=channel, shape=(rows, columns), position=(channel * rows, 0))
         for channel in range(images.index.channels if images.index.channels > 1 else 0)
     )
+
+
+def check_layout(images: DataImages, series: FileSeries) -> None:
+    """Raise InvalidFrameError if the images are not like those of the series so far."""
+    layout = (images.index.shape, images.index.dtype)
+    if series.layout not in (None, layout):
+        raise InvalidFrameError("shape", f"{layout} in a series of {series.layout}")
 
 
 def placed(images: DataImages, first: int, series: FileSeries) -> Iterator[PlacedFrame]:

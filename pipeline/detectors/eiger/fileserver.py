@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from pipeline.detectors.eiger.hdf5 import FileName, parse_names
+from pipeline.detectors.eiger.hdf5 import FileName, parse_names, split_name
 from pipeline.detectors.rest import Device, NotThereError
 from pipeline.errors import InvalidFrameError, SourceError
 
@@ -96,6 +96,20 @@ class FileServer:
         except NotThereError:
             return None
         return answer.get("value") if isinstance(answer, Mapping) else answer
+
+    def first_number(self, name: str, start: int) -> int:
+        """Return the first number of a data file that does not tell it; InvalidFrameError: unknown.
+
+        ``start`` is that of the series' first image.
+        """
+        item = split_name(name)
+        part = item.part if item else 0
+        if part <= 1:
+            return start
+        per_file = self.integer("nimages_per_file", 0)
+        if not per_file:
+            raise InvalidFrameError("number", "no image_nr_low, and nimages_per_file is not known")
+        return start + (part - 1) * per_file
 
     def is_active(self) -> bool:
         """Tell whether files of the newest series may still come.

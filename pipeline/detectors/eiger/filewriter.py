@@ -25,6 +25,7 @@ from pipeline.detectors.eiger.fileseries import (
     begin_of,
     by_series,
     channel_modules,
+    check_layout,
     natural,
     placed,
 )
@@ -207,14 +208,15 @@ class FileWriterSource:
             series.taken &= names
             if not series.taken:
                 del self._done[series.name]
-            elif recheck and series.master_name in names and self._is_replaced(series):
+            elif (
+                recheck
+                and series.master_name in names
+                and (self._server.digest(series.master_name) != series.digest)
+            ):
                 log.info("names are used again series=%s", series.name)
                 del self._done[series.name]
         if recheck:
             self._recheck_s = self._clock() + _RECHECK_S
-
-    def _is_replaced(self, series: FileSeries) -> bool:
-        return self._server.digest(series.master_name) != series.digest
 
     def _next(self, listed: list[FileName]) -> Generator[None, None, FileSeries | None]:
         """Choose the oldest series that has files we have not taken."""
@@ -295,14 +297,17 @@ class FileWriterSource:
         modules: tuple[Module, ...] = ()
         missing = 0
         for images in hdf5.read_images(path):
+            check_layout(images, series)
             first = images.first
             if first is None:
-                first = self._guessed_first(name, series.start)
+                first = self._server.first_number(name, series.start)
             frames.extend(placed(images, first, series))
             modules = channel_modules(images)
             missing += len(images.index.missing)
         frames.sort(key=lambda frame: (frame.header.number, frame.header.module))
         series.taken.add(name)
+        if frames:
+            series.layout = (frames[0].header.shape, frames[0].header.dtype)
         if modules and not series.modules:
             series.modules = modules
             yield begin_of(series, self._server.endpoint)
@@ -321,17 +326,6 @@ class FileWriterSource:
             token=token,
             source=name,
         )
-
-    def _guessed_first(self, name: str, start: int) -> int:
-        """Return the first number of a data file that does not tell it."""
-        item = hdf5.split_name(name)
-        part = item.part if item else 0
-        if part <= 1:
-            return start
-        per_file = self._server.integer("nimages_per_file", 0)
-        if not per_file:
-            raise InvalidFrameError("number", "no image_nr_low, and nimages_per_file is not known")
-        return start + (part - 1) * per_file
 
     # -- begin and end --------------------------------------------------------------------------
 
