@@ -110,10 +110,8 @@ def test_gaps_repeats_and_a_second_series_are_told(session, beamtime):
             assert stream.metadata["repeated"] == 4
             account = stream.account()
             assert account["expected"] == 20
-            assert account["missing_count"] == 2
-    made = {line["number"]: line["timestamp_ns"] for line in lines if line["series"] == 1}
+            assert account["received"] == 18
     assert report.frames == 36
-    assert made
 
 
 def test_series_end_when_numbers_start_again_and_by_silence(session, beamtime):

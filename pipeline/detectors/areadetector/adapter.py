@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from pipeline.detectors.areadetector import wire
-from pipeline.detectors.areadetector.channels import Channels, Update, environment, read_once
+from pipeline.detectors.areadetector.channels import Channels, environment, read_once
 from pipeline.detectors.areadetector.series import Acquisition, Events
 from pipeline.detectors.options import Option
 from pipeline.errors import InvalidArgumentError, InvalidFrameError
@@ -165,27 +165,8 @@ class AreaDetectorAdapter:
                 yield None
 
     def _take_all(self, channels: Channels) -> Events:
-        """Take what came; state first, as images that were there before it belong before it."""
-        if self._counter:
-            for update in channels.take(self._counter):
-                self._device.count = wire.count_of(update) if update != "gone" else None
-        if self._acquire:
-            for update in channels.take(self._acquire):
-                yield from self._state(update)
-                yield from self._images(channels)
-        yield from self._images(channels)
-
-    def _state(self, update: Update) -> Events:
-        if update == "gone":
-            return
-        try:
-            activity = wire.parse_activity(update)
-        except InvalidFrameError as error:
-            log.warning("channel %s says nothing: %s", self._acquire, error)
-            return
-        yield from self._device.on_activity(activity)
-
-    def _images(self, channels: Channels) -> Events:
+        """Take what came: images before states, but where an image shows that a state is due."""
+        states = self._new_states(channels)
         for update in channels.take(self.channel):
             if update == "gone":
                 self._device.on_gone()
@@ -194,9 +175,31 @@ class AreaDetectorAdapter:
                 image = wire.parse_image(update, clock=self._clock, now_ns=time.time_ns())
             except InvalidFrameError as error:
                 yield from self._device.on_bad(str(error))
-            else:
-                if image is not None:
-                    yield from self._device.on_image(image)
+                continue
+            if image is None:
+                continue
+            if self._device.awaits_state(image):
+                for activity in (*states, *self._new_states(channels)):
+                    yield from self._device.on_activity(activity)
+                states = []
+            yield from self._device.on_image(image)
+        for activity in states:
+            yield from self._device.on_activity(activity)
+
+    def _new_states(self, channels: Channels) -> list[str]:
+        """Return what the state channel said since; the counter is read on the way."""
+        if self._counter:
+            for update in channels.take(self._counter):
+                self._device.count = None if update == "gone" else wire.count_of(update)
+        states: list[str] = []
+        for update in channels.take(self._acquire) if self._acquire else ():
+            if update == "gone":
+                continue
+            try:
+                states.append(wire.parse_activity(update))
+            except InvalidFrameError as error:
+                log.warning("channel %s says nothing: %s", self._acquire, error)
+        return states
 
     def acknowledge(self, tokens: Sequence[Any]) -> None:
         """Do nothing: the device keeps no image."""

@@ -71,6 +71,13 @@ class Acquisition:
 
     # -- images ---------------------------------------------------------------------------------
 
+    def awaits_state(self, image: Image) -> bool:
+        """Tell whether the state must be looked at before this image is taken."""
+        series = self._series
+        if not self.has_state or series is None or series.ending is not None:
+            return self.has_state
+        return series.numbering.judge(image.unique_id, image.timestamp_ns or 0)[0] == "restart"
+
     def on_image(self, image: Image) -> Events:
         """Take an image; the first one after coming may be of long ago."""
         identity = (image.unique_id, image.timestamp_ns)
@@ -212,11 +219,13 @@ class Acquisition:
         if any(counts.values()):
             told = " ".join(f"{name}={count}" for name, count in counts.items() if count)
             log.warning("series of channel=%s: %s", self.channel, told)
-        is_counted = state == "complete" and self.count is not None and self.has_state
+        count = self.count
+        # a counter that is read late counts the next series already
+        is_counted = state == "complete" and count is not None and count >= numbering.received
         yield SeriesEnd(
             series=series.key,
             state=state,
-            expected=self.count if is_counted else None,
+            expected=count if is_counted else None,
             metadata={name: count for name, count in counts.items() if count},
         )
 
