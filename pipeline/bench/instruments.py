@@ -281,9 +281,12 @@ def _eiger(stream_format: str, what: str) -> Instrument:
             "stream_port": ports[0],
             "stream_format": stream_format,
             "shape": (514, 1030),
+            "mean": 5.0,  # 296 kB
+            # the control unit's memory holds seconds of data for a reader that is late
+            "queue": 8000,
         },
         rate_hz=2000,
-        frame_nbytes=300_000,
+        frame_nbytes=296_000,
         what=what,
     )
 

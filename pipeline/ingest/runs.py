@@ -87,6 +87,8 @@ class Published:
         found = self._recent.get((number, module))
         if found is not None:
             return found
+        if not len(self._numbers) or number > self._numbers[-1]:
+            return None  # new frames mostly are: no search
         at = int(np.searchsorted(self._numbers, number))
         while at < len(self._rows) and self._numbers[at] == number:
             row = self._rows[at]

@@ -51,6 +51,8 @@ class EigerSimulator:
         Messages that wait for a slow reader, before images are dropped.
     truth:
         A file that gets one JSON object a line for each image.
+    mean:
+        Counts in a pixel, on average; the size of a compressed image follows from it.
 
     Raises
     ------
@@ -76,6 +78,7 @@ class EigerSimulator:
         reader_s: float = 30.0,
         queue: int = 1000,
         truth: Path | None = None,
+        mean: float = 20.0,
         seed: int = 0,
     ) -> None:
         if frames < 0 or series < 1:
@@ -99,6 +102,7 @@ class EigerSimulator:
             channels=channels,
             stream_port=stream_port,
             seed=seed,
+            mean=mean,
             lose=lose,
             truth=file,
             queue=queue,

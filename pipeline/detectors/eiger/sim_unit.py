@@ -52,6 +52,7 @@ class Unit:
         channels: tuple[str, ...],
         stream_port: int,
         seed: int,
+        mean: float = 20.0,
         lose: tuple[int, ...] = (),
         truth: IO[str] | None = None,
         queue: int = 1000,
@@ -67,7 +68,7 @@ class Unit:
             "header_detail": detail,
         }
         self.config = _config(shape, dtype, compression)
-        self._shape, self._dtype, self._seed = shape, dtype, seed
+        self._shape, self._dtype, self._seed, self._mean = shape, dtype, seed, mean
         self._lose, self._truth = frozenset(lose), truth
         self._unique, self._number, self._date = "", 0, datetime.now(UTC)
         self._coded: dict[tuple[str, int], messages.Coded] = {}
@@ -252,10 +253,15 @@ class Unit:
         """Return an image: a few take turns, because compressing takes longer than a frame."""
         key = (channel, number % _CYCLE)
         if key not in self._coded:
-            mask = self._tables["pixel_mask"] == 0
+            mask = self._tables["pixel_mask"] != 0
             seed = self._seed + 100 * self.channels.index(channel)
             pictures = ring_images(
-                self._shape, count=_CYCLE, seed=seed, dtype=self._dtype, mask=mask
+                self._shape,
+                count=_CYCLE,
+                seed=seed,
+                dtype=self._dtype,
+                mean=self._mean,
+                mask=mask,
             )
             for index, picture in enumerate(pictures):
                 made = messages.coded(picture, self.config["compression"])

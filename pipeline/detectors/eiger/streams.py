@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pipeline.codecs import check
 from pipeline.detectors.eiger import wire_v1, wire_v2
 from pipeline.detectors.eiger.messages import End, Image, Message, Pixels, Start
 from pipeline.detectors.zeromq import Receiver, only_reader
@@ -179,31 +178,19 @@ class StreamSource:
                 yield from self._over(series, "lost")
             series = self._attach(image)
         series.touched_s = self._clock()
-        good = [pixels for pixels in image.pixels if self._is_good(series, image, pixels)]
-        if not series.begun and good:
+        if not series.begun:
             yield self._begin(series, image)
         header = self._header_of(series, image)
-        for pixels in good:
-            module = self._module_of(series, pixels)
+        series.highest = max(series.highest, image.number)
+        for pixels in image.pixels:
             series.frames += 1
-            series.highest = max(series.highest, image.number)
+            # damaged pixels are named by who publishes: it checks the framing of every payload
             yield SourceFrame(
                 series=series.key,
-                header=header(pixels, module),
+                header=header(pixels, self._module_of(series, pixels)),
                 payload=pixels.payload,
                 source=f"image {image.number}",
             )
-        bad = len(image.pixels) - len(good)
-        if bad:
-            yield from self._quarantine(series, f"image {image.number}", "damaged pixels")
-
-    def _is_good(self, series: _Series, image: Image, pixels: Pixels) -> bool:
-        try:
-            check(pixels.payload, encoding=pixels.encoding, shape=pixels.shape, dtype=pixels.dtype)
-        except InvalidFrameError as error:
-            log.warning("image %d of series %s: %s", image.number, series.key, error)
-            return False
-        return True
 
     def _attach(self, image: Image) -> _Series:
         """Take up a series whose start was missed."""
@@ -230,6 +217,7 @@ class StreamSource:
         start, series.begun = series.start, True
         if image is not None and not series.channels:
             series.channels = tuple(pixels.channel for pixels in image.pixels)
+        # the images themselves tell their size; what a start announces is not always true
         shape = image.pixels[0].shape if image is not None else start.shape if start else None
         run: dict[str, AttributeValue] = {
             "adapter": self.name,
