@@ -84,7 +84,8 @@ class Unit:
     def _listen(self, port: int) -> int:
         self._socket = self._context.socket(zmq.PUSH)
         self._socket.setsockopt(zmq.SNDHWM, self._queue)
-        self._socket.setsockopt(zmq.LINGER, 2000)
+        # what waits for a slow reader is sent before the program ends, as long as he is there
+        self._socket.setsockopt(zmq.LINGER, 60_000)
         if not port:
             return int(self._socket.bind_to_random_port("tcp://127.0.0.1"))
         self._socket.bind(f"tcp://127.0.0.1:{port}")
