@@ -46,7 +46,8 @@ class Waiting:
     def for_server(self, error: Exception) -> None:
         """Wait a moment for a server that is away; raises StoppedError."""
         if self._due():
-            log.warning("waiting, the sources are kept or held back: %s", error)
+            # its text: a log that is kept would keep the error's traceback, and a mapped file by it
+            log.warning("waiting, the sources are kept or held back: %s", str(error))
         self._pause(RETRY_S, str(error))
 
     def for_room(self, reason: Exception) -> None:

@@ -131,7 +131,7 @@ class FileWriterSource:
                 yield from self._look()
             except SourceError as error:
                 # away, or busy with arming: what is there stays there
-                self._complaints.say("device", "nothing is taken now: %s", error)
+                self._complaints.say("device", "nothing is taken now: %s", str(error))
             yield None
             while (left_s := due_s - self._clock()) > 0:
                 self._sleep(min(left_s, poll_s))
@@ -343,7 +343,7 @@ class FileWriterSource:
             series.master = hdf5.read_master(path, timezone=self._timezone)
             content = path.read_bytes()
         except InvalidFrameError as error:
-            self._complaints.say(name, "no master yet name=%s reason=%s", name, error)
+            self._complaints.say(name, "no master yet name=%s reason=%s", name, str(error))
             return b""
         finally:
             path.unlink(missing_ok=True)
