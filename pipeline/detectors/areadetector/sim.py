@@ -37,6 +37,8 @@ _UNIONS = {
 # The numbers that pvData gives its scalar types.
 _SCALARS = {name: number for number, name in enumerate(list(_UNIONS), 1)}
 _CYCLE = 4
+#: A slow client gets the last updates before the server goes.
+_LINGER_S = 2.0
 
 
 class AreaDetectorSimulator:
@@ -306,7 +308,7 @@ class AreaDetectorSimulator:
                         if on_frame:
                             on_frame(line["number"])
                 # the last updates leave before the server does
-                stop.wait(0.5)
+                stop.wait(_LINGER_S)
         finally:
             if truth:
                 truth.close()

@@ -264,17 +264,18 @@ def _attributes(found: Any) -> tuple[dict[str, AttributeValue], int]:
         return values, 0
     for item in found:
         name = item.get("name") if isinstance(item, Mapping) else None
-        value = _plain_value(item.get("value")) if isinstance(name, str) else None
-        cost = len(name or "") + len(str(value))
+        name = name if isinstance(name, str) else ""
+        value = _plain_value(item.get("value")) if name else None
+        cost = len(name) + len(str(value))
         if (
             value is None
             or len(values) >= _MAX_ATTRIBUTES
             or nbytes + cost > _MAX_ATTRIBUTES_NBYTES
-            or not _NAME.fullmatch(name or "")
+            or not _NAME.fullmatch(name)
         ):
             skipped += 1
             continue
-        values[str(name).lower()] = value
+        values[name.lower()] = value
         nbytes += cost
     return values, skipped
 

@@ -148,7 +148,8 @@ def _name(value: Any) -> str:
 def _time_ns(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return 0
-    return int(value * 1e9) if math.isfinite(value) and 0 < value < 1 << 33 else 0
+    # seconds as a float of 64 bits: microseconds are exact, nanoseconds are not
+    return round(value * 1e6) * 1000 if math.isfinite(value) and 0 < value < 1 << 33 else 0
 
 
 def _integer(fields: dict[str, Any], name: str, low: int, high: int) -> int:
