@@ -36,8 +36,6 @@ class Server:
 
 def _handler(unit: Unit) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
         def do_GET(self) -> None:
             found = _PATH.fullmatch(self.path.partition("?")[0])
             if found is None:

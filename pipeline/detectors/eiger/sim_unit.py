@@ -15,11 +15,13 @@ import numpy as np
 import zmq
 
 from pipeline.detectors.eiger import sim_messages as messages
-from pipeline.detectors.scene import ring_images
+from pipeline.detectors.scene import ring_images, stamp
 
 #: Letters of a ULID.
 _ULID = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _CYCLE = 8
+#: How long an address that was ours may take to be free, seconds.
+_REBIND_S = 5.0
 
 
 class RefusedError(Exception):
@@ -39,6 +41,9 @@ class Unit:
         Numbers of images that the detector drops, in every series.
     truth:
         Gets one line of JSON for each image.
+    stamped:
+        Plant series and number into the first pixels: every image is then another one, and takes
+        its time to compress.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class Unit:
         lose: tuple[int, ...] = (),
         truth: IO[str] | None = None,
         queue: int = 1000,
+        stamped: bool = False,
     ) -> None:
         self.lock = threading.RLock()
         self.state = "na"
@@ -69,7 +75,7 @@ class Unit:
         }
         self.config = _config(shape, dtype, compression)
         self._shape, self._dtype, self._seed, self._mean = shape, dtype, seed, mean
-        self._lose, self._truth = frozenset(lose), truth
+        self._lose, self._truth, self._stamped = frozenset(lose), truth, stamped
         self._unique, self._number, self._date = "", 0, datetime.now(UTC)
         self._coded: dict[tuple[str, int], messages.Coded] = {}
         self._tables = _tables(shape)
@@ -88,8 +94,17 @@ class Unit:
         self._socket.setsockopt(zmq.LINGER, 60_000)
         if not port:
             return int(self._socket.bind_to_random_port("tcp://127.0.0.1"))
-        self._socket.bind(f"tcp://127.0.0.1:{port}")
-        return port
+        deadline_s = time.monotonic() + _REBIND_S
+        while True:
+            try:
+                self._socket.bind(f"tcp://127.0.0.1:{port}")
+            except zmq.ZMQError:
+                # the socket that was here before is closed in the background
+                if time.monotonic() > deadline_s:
+                    raise
+                time.sleep(0.01)
+            else:
+                return port
 
     def unplug(self) -> None:
         """Take the stream off the network; what is made meanwhile is dropped."""
@@ -128,8 +143,8 @@ class Unit:
                 self._end()
             self.state, self.series, self.dropped = "idle", 0, 0
 
-    def arm(self) -> int:
-        """Get ready for a series; return its id."""
+    def arm(self, *, silently: bool = False) -> int:
+        """Get ready for a series; return its id.  ``silently`` keeps its start back."""
         with self.lock:
             if self.state == "na":
                 raise RefusedError("not initialised")
@@ -140,7 +155,8 @@ class Unit:
             self._unique = "".join(secrets.choice(_ULID) for _ in range(26))
             self._date = datetime.now(UTC)
             self._cancelled.clear()
-            self.send(self.start_message())
+            if not silently:
+                self.send(self.start_message())
             return self.series
 
     def start_message(self) -> list[bytes]:
@@ -220,16 +236,25 @@ class Unit:
         self._tell(number, images, sent=sent, time_ns=times_ns[0])
         return number, next(iter(images.values())).sha256
 
-    def disarm(self) -> int:
-        """End the series."""
+    def disarm(self, *, silently: bool = False) -> int:
+        """End the series; return its id.  ``silently`` keeps its end back."""
         with self.lock:
             if self.state in ("ready", "acquire"):
                 self._cancelled.set()
-                self._end()
+                if not silently:
+                    self._end()
                 self.state = "idle"
             return self.series
 
     cancel = abort = disarm
+
+    def reboot(self) -> None:
+        """Lose power in the midst of everything, and come back initialised."""
+        with self.lock:
+            self.unplug()
+            self.state = "na"
+            self.plug()
+            self.initialize()
 
     def _end(self) -> None:
         self.send(self.end_message())
@@ -253,6 +278,9 @@ class Unit:
     def _image(self, channel: str, number: int) -> messages.Coded:
         """Return an image: a few take turns, because compressing takes longer than a frame."""
         key = (channel, number % _CYCLE)
+        if self._stamped and key in self._coded:
+            made = stamp(self._coded[key].pixels, self.series * 1_000_000 + number)
+            return messages.coded(made, self.config["compression"])
         if key not in self._coded:
             mask = self._tables["pixel_mask"] != 0
             seed = self._seed + 100 * self.channels.index(channel)
@@ -265,8 +293,9 @@ class Unit:
                 mask=mask,
             )
             for index, picture in enumerate(pictures):
-                made = messages.coded(picture, self.config["compression"])
-                self._coded[channel, index] = made
+                coded = messages.coded(picture, self.config["compression"])
+                self._coded[channel, index] = coded
+            return self._image(channel, number)
         return self._coded[key]
 
     def prepare(self) -> None:

@@ -36,12 +36,23 @@ class _Series:
     #: When the detector's clock was at zero, as far as this adapter can tell.
     epoch_ns: int | None = None
     channels: tuple[str, ...] = ()
+    #: Shape and pixel type of each channel's first image.
+    layouts: dict[str, tuple[tuple[int, int], str]] = field(default_factory=dict)
     begun: bool = False
     frames: int = 0
     highest: int = -1
     touched_s: float = 0.0
     #: What did not become a frame, by reason.
     bad: Counter[str] = field(default_factory=Counter)
+
+    def unlike(self, image: Image) -> str:
+        """Return why an image is not like the others of its series; empty if it is."""
+        for pixels in image.pixels:
+            layout = (pixels.shape, pixels.dtype)
+            first = self.layouts.setdefault(pixels.channel, layout)
+            if layout != first:
+                return f"image {image.number} is {layout}, the series {first}"
+        return ""
 
     def is_of(self, message: Image | End) -> bool:
         """Tell whether a message belongs to it."""
@@ -178,6 +189,9 @@ class StreamSource:
                 yield from self._over(series, "lost")
             series = self._attach(image)
         series.touched_s = self._clock()
+        if unlike := series.unlike(image):
+            yield from self._bad(unlike)
+            return
         if not series.begun:
             yield self._begin(series, image)
         header = self._header_of(series, image)

@@ -1,1 +1,1 @@
-"""Lambda detectors by X-Spectrum: NeXus files of their writers, and a stand-in for these."""
+"""Lambda detectors by X-Spectrum: the xspd server's REST and ZeroMQ, and NeXus files."""

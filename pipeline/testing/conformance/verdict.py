@@ -124,8 +124,11 @@ def _belongs(
 
 
 def _stranger(stream: Found, series: Sequence[Series]) -> str:
-    lacking = [{k for k, v in stream.frames.items() if not s.holds({k: v})} for s in series]
-    worst = _show(sorted(min(lacking, key=len, default=set(stream.frames))))
+    lacking = [
+        sorted(key for key, digest in stream.frames.items() if not one.holds({key: digest}))
+        for one in series
+    ]
+    worst = _show(min(lacking, key=len) if lacking else sorted(stream.frames))
     return (
         f"stream {stream.name} ({len(stream.frames)} frames, {stream.state}) fits no series that is"
         f" left: sent by none, with other pixels, or for a second time are {worst}"

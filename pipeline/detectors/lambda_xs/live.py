@@ -1,0 +1,336 @@
+"""Runs of a Lambda from xspd: frames by ZeroMQ, begin and end by what the server says of itself.
+
+There are no messages for begin and end: a run begins when the server is busy, or with a frame when
+none was open, and ends when all frames are here, or when the server is ready and silent.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.detectors.lambda_xs.wire import (
+    DTYPES,
+    STATUS,
+    HeaderParser,
+    Unwrapper,
+    bytes4,
+    encoding_of,
+)
+from pipeline.detectors.lambda_xs.xspd import Port, Setup, Xspd
+from pipeline.detectors.zeromq import Receiver
+from pipeline.errors import InvalidArgumentError, InvalidFrameError, SourceError
+from pipeline.frame import AttributeValue, FrameHeader, Module
+from pipeline.protocols import AdapterEvent, Quarantined, SeriesBegin, SeriesEnd, SourceFrame
+from pipeline.records import State
+
+log = logging.getLogger(__name__)
+#: A server that is ready has sent all it has after so many seconds of silence.
+_SETTLE_S = 1.0
+#: A run that lasted so much of its announced time has ended by itself.
+_NEARLY = 0.95
+#: Reasons of damaged messages that are told by name; past it they are only counted.
+_MAX_TOLD = 20
+#: The frame time tells of more than 256 lost frames only after so many of them.
+_SURE_FRAMES = 200.0
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """The run that goes on."""
+
+    key: str
+    setup: Setup
+    begun_s: float
+    touched_s: float
+    numbers: dict[tuple[int, int], Unwrapper] = field(default_factory=dict)
+    heard_s: dict[tuple[int, int], float] = field(default_factory=dict)
+    #: Whole numbers may begin anywhere: the run was joined late.
+    late: bool = False
+    bad: int = 0
+    complete: set[tuple[int, int]] = field(default_factory=set)
+
+    @property
+    def highest(self) -> int:
+        """The highest number of any port, -1 before the first."""
+        known = [u.last for u in self.numbers.values() if u.last is not None]
+        return max(known, default=-1)
+
+    @property
+    def repeated(self) -> int:
+        """How many sub-images came again."""
+        return sum(unwrapper.repeated for unwrapper in self.numbers.values())
+
+
+class LiveSource:
+    """Subscribes to the data ports of one server.  Not for use from several threads.
+
+    Parameters
+    ----------
+    ports:
+        Which of the server's ports, counted from 0; none for all.
+    header:
+        Reads the header of a message.
+    queue:
+        Messages that may wait in memory, per port; past it the server drops them untold, and the
+        account names them.
+    poll_every_s:
+        Seconds between two questions to the server.
+    lost_after_s:
+        How long the server may be away before an open run is over.
+    """
+
+    name = "lambda"
+    exclusive = True
+
+    def __init__(
+        self,
+        xspd: Xspd,
+        *,
+        ports: Sequence[int] = (),
+        header: HeaderParser = bytes4,
+        queue: int = 1000,
+        poll_every_s: float = 0.5,
+        lost_after_s: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if poll_every_s <= 0 or lost_after_s < 0 or queue < 1:
+            raise InvalidArgumentError("poll_every_s", "poll_every_s and queue must be positive")
+        self.idle_end_s: float | None = None
+        self._xspd = xspd
+        self._chosen = tuple(ports)
+        self._header = header
+        self._queue, self._poll_every_s, self._lost_after_s = queue, poll_every_s, lost_after_s
+        self._clock = clock
+        self._ports: list[Port] = []
+        self._run: _Run | None = None
+        self._receiver: Receiver | None = None
+        self._status = ""
+        self._heard_s = clock()
+        self._asked_s = -poll_every_s
+        self._stray = 0
+
+    # -- the adapter ----------------------------------------------------------------------------
+
+    def events(self, *, poll_s: float) -> Iterator[AdapterEvent | None]:
+        """Yield what happens; raises SourceError when the server is not there at the start."""
+        self._ports = self._own_ports()
+        receiver = Receiver([port.address for port in self._ports], kind="sub", queue=self._queue)
+        self._receiver = receiver
+        self._look(first=True)
+        yield from self._begin_if_busy()
+        while True:
+            messages = receiver.receive(min(poll_s, self._poll_every_s))
+            for index, parts in messages:
+                yield from self._message(index, parts)
+            if self._clock() - self._asked_s >= self._poll_every_s:
+                self._look()
+                yield from self._begin_if_busy()
+            if not messages:
+                yield from self._silence()
+                yield None
+
+    def acknowledge(self, tokens: Sequence[Any]) -> None:
+        """Do nothing: the server keeps no frames."""
+
+    def owns(self, run: Mapping[str, AttributeValue]) -> bool:
+        """Tell whether a run with these facts would come from this server and these ports."""
+        return all(run.get(key) == value for key, value in self._facts().items())
+
+    def check(self) -> Mapping[str, AttributeValue]:
+        """Ask the server what it is, and in which state."""
+        ports = self._own_ports()
+        setup = self._xspd.setup()
+        return {
+            "xspd": self._xspd.version(),
+            "device": self._xspd.device_id,
+            "detector": self._xspd.detector,
+            "status": self._xspd.status(),
+            "ports": ", ".join(f"{p.ref} {p.address} {p.shape[1]}x{p.shape[0]}" for p in ports),
+            "compressor": setup.compressor,
+            "n_frames": setup.n_frames,
+        }
+
+    def close(self) -> None:
+        """Leave the ports; may be called twice."""
+        if self._receiver is not None:
+            self._receiver.close()
+
+    def _own_ports(self) -> list[Port]:
+        ports = self._xspd.ports()
+        if any(index >= len(ports) or index < 0 for index in self._chosen):
+            raise InvalidArgumentError("ports", f"the server has ports 0 to {len(ports) - 1}")
+        return [ports[index] for index in self._chosen] if self._chosen else ports
+
+    def _facts(self) -> dict[str, AttributeValue]:
+        return {
+            "adapter": self.name,
+            "endpoint": self._xspd.device.endpoint,
+            "ports": ",".join(map(str, self._chosen)),
+        }
+
+    # -- runs -----------------------------------------------------------------------------------
+
+    def _look(self, *, first: bool = False) -> None:
+        """Ask the server how it is; what it cannot answer is asked again later."""
+        self._asked_s = self._clock()
+        try:
+            self._status = self._xspd.status()
+        except SourceError as error:
+            if first:
+                raise
+            self._status = "away"
+            log.warning("%s", error)
+            return
+        self._heard_s = self._asked_s
+
+    def _begin_if_busy(self) -> Iterator[AdapterEvent]:
+        if self._status == "busy" and self._run is None:
+            yield from self._begin(late=False)
+
+    def _begin(self, *, late: bool) -> Iterator[AdapterEvent]:
+        try:
+            setup = self._xspd.setup()
+        except SourceError as error:
+            log.warning("the settings of this run are not known: %s", error)
+            setup = Setup()
+        now_s = self._clock()
+        run = _Run(f"run {time.time_ns()}", setup, now_s, now_s, late=late)
+        self._run = run
+        facts = self._facts() if late else {**self._facts(), "begun": run.key}
+        images: dict[str, AttributeValue] = {"ports": [port.ref for port in self._ports]}
+        yield SeriesBegin(
+            series=run.key,
+            metadata={**setup.metadata, **images, "source_interface": "xspd"},
+            run=facts,
+            modules=self._modules(setup),
+            rate_hz=1 / setup.period_s if setup.period_s else None,
+            late=late,
+        )
+
+    def _modules(self, setup: Setup) -> tuple[Module, ...]:
+        """Return ports, and the two counters of each below each other; none for a single one."""
+        if len(self._ports) * setup.counters < 2:
+            return ()
+        height = max(port.position[0] + port.shape[0] for port in self._ports)
+        return tuple(
+            Module(
+                index=index * setup.counters + counter,
+                shape=port.shape,
+                position=(port.position[0] + counter * height, port.position[1]),
+                rotation_deg=port.rotation_deg,
+            )
+            for index, port in enumerate(self._ports)
+            for counter in range(setup.counters)
+        )
+
+    def _over(self, run: _Run, state: State, expected: int | None) -> Iterator[AdapterEvent]:
+        self._run = None
+        metadata: dict[str, AttributeValue] = {}
+        for name, count in (
+            ("repeated", run.repeated),
+            ("bad_messages", run.bad),
+            ("stray_messages", self._stray),
+        ):
+            if count:
+                metadata[name] = count
+        self._stray = 0
+        yield SeriesEnd(series=run.key, state=state, expected=expected, metadata=metadata)
+
+    def _silence(self) -> Iterator[AdapterEvent]:
+        """End a run whose server is ready and silent, or gone, or says nothing for too long."""
+        run, now_s = self._run, self._clock()
+        if run is None:
+            return
+        if self._status == "away":
+            if now_s - self._heard_s >= self._lost_after_s:
+                yield from self._over(run, "lost", None)
+            return
+        quiet_s = now_s - run.touched_s
+        if self._status != "busy" and quiet_s >= _SETTLE_S and self._asked_s > run.touched_s:
+            yield from self._over(run, *self._verdict(run))
+        elif self.idle_end_s is not None and quiet_s >= self.idle_end_s:
+            yield from self._over(run, "timeout", None)
+
+    def _verdict(self, run: _Run) -> tuple[State, int | None]:
+        """Say how a run ended of which not every frame came: by itself, or stopped."""
+        wanted, period_s = run.setup.n_frames, run.setup.period_s
+        if wanted is None or run.highest + 1 >= wanted:
+            return "complete", wanted
+        lasted_s = self._heard_s - run.begun_s
+        by_itself = run.setup.free_running and period_s and lasted_s >= _NEARLY * wanted * period_s
+        return ("complete", wanted) if by_itself else ("aborted", None)
+
+    # -- messages -------------------------------------------------------------------------------
+
+    def _message(self, index: int, parts: list[memoryview]) -> Iterator[AdapterEvent]:
+        if self._run is None:
+            self._look()
+            # nobody has seen it begin if it is not at its first frames
+            late = len(parts) == 3 and parts[1].nbytes > 0 and parts[1][0] > 1
+            yield from self._begin(late=late)
+        run = self._run
+        if run is None:
+            return
+        run.touched_s = self._clock()
+        try:
+            frame = self._frame(run, index, parts)
+        except (InvalidFrameError, ValueError, IndexError) as error:
+            run.bad += 1
+            if run.bad <= _MAX_TOLD:
+                source = f"message {run.bad} of {self._ports[index].ref}"
+                yield Quarantined(series=run.key, source=source, reason=str(error))
+            return
+        if frame is not None:
+            yield frame
+        wanted = run.setup.n_frames
+        if wanted is not None and len(run.complete) == len(self._ports) * run.setup.counters:
+            yield from self._over(run, "complete", wanted)
+
+    def _frame(self, run: _Run, index: int, parts: list[memoryview]) -> SourceFrame | None:
+        """Return the frame of a message; None for one that came before or has no pixels."""
+        if len(parts) != 3:
+            raise InvalidFrameError("parts", f"{len(parts)} of them, not 3")
+        head = self._header(parts[1])
+        if head.counter >= run.setup.counters:
+            raise InvalidFrameError("counter", f"{head.counter} of {run.setup.counters}")
+        port, key, now_s = self._ports[index], (index, head.counter), self._clock()
+        unwrapper = run.numbers.setdefault(key, Unwrapper())
+        number = unwrapper.whole(head, passed=self._passed(run, key, now_s))
+        run.heard_s[key] = now_s
+        if number is None:
+            return None
+        if run.setup.n_frames is not None and number >= run.setup.n_frames - 1:
+            run.complete.add(key)
+        if head.status >= 2:
+            run.bad += 1
+            reason = STATUS.get(head.status, str(head.status))
+            log.warning("%s: frame %d has status %s", port.ref, number, reason)
+            return None
+        attributes: dict[str, AttributeValue] = {}
+        if number != head.number:
+            attributes["device_number"] = head.number
+        if head.status:
+            attributes["status"] = STATUS[head.status]
+        header = FrameHeader(
+            number=number,
+            timestamp_ns=time.time_ns(),
+            shape=port.shape,
+            dtype=DTYPES.get(run.setup.bit_depth, "uint16"),
+            encoding=encoding_of(run.setup.compressor),
+            module=index * run.setup.counters + head.counter,
+            attributes=attributes,
+        )
+        source = f"frame {number} of {port.ref}"
+        return SourceFrame(series=run.key, header=header, payload=parts[2], source=source)
+
+    def _passed(self, run: _Run, key: tuple[int, int], now_s: float) -> float:
+        """Return how many frames were made since the last message, where the clock can tell."""
+        since_s, period_s = run.heard_s.get(key), run.setup.period_s
+        if since_s is None or period_s is None or not run.setup.free_running:
+            return 0.0
+        passed = (now_s - since_s) / period_s
+        return passed if passed >= _SURE_FRAMES else 0.0
