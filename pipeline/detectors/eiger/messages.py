@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from pipeline.frame import AttributeValue, Buffer
 
@@ -12,6 +13,8 @@ from pipeline.frame import AttributeValue, Buffer
 MAX_PIXELS = 1 << 26
 #: A larger image number is no number of a detector.
 MAX_IMAGE = 1 << 40
+_MAX_TEXT = 4096
+_MAX_LIST = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +111,34 @@ _KNOWN = {
 }
 
 
+def fact(value: Any, *, depth: int = 2) -> AttributeValue:
+    """Return a value that metadata can hold; None for anything else, which is left out."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return value[:_MAX_TEXT]
+    if isinstance(value, (int, float)):
+        return value if is_number(value) else None
+    if isinstance(value, (list, tuple)) and depth and len(value) <= _MAX_LIST:
+        return [fact(item, depth=depth - 1) for item in value]
+    return None
+
+
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Tell whether it is a number that 64 bits hold; infinity, NaN, True and False are none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return math.isfinite(value) if isinstance(value, float) else abs(value) < 1 << 63
+
+
+def shown(value: Any) -> str:
+    """Return a value for a reason, cut short: some of those that are sent cannot be printed."""
+    try:
+        return f"{value!r:.60}"
+    except (ValueError, RecursionError):
+        return f"a {type(value).__name__}"
+
+
 def known_names(config: Mapping[str, Any]) -> dict[str, AttributeValue]:
     """Return the configuration under the well-known names, the rest under its own.
 
@@ -116,7 +147,7 @@ def known_names(config: Mapping[str, Any]) -> dict[str, AttributeValue]:
     found: dict[str, AttributeValue] = {}
     for key, value in config.items():
         name = _KNOWN.get(key, key.lower())
-        if name == "threshold_energy" and isinstance(value, (int, float)):
+        if name == "threshold_energy" and is_number(value):
             name = "threshold_eV"
         found[name] = value
     return found
@@ -133,7 +164,7 @@ def rotation(increments: Mapping[str, tuple[Any, Any]]) -> dict[str, AttributeVa
     turning = {
         axis: (start, step)
         for axis, (start, step) in increments.items()
-        if isinstance(start, (int, float)) and isinstance(step, (int, float)) and step
+        if is_number(start) and is_number(step) and step
     }
     if len(turning) != 1:
         return {}

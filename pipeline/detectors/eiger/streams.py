@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pipeline.detectors.eiger import wire_v1, wire_v2
-from pipeline.detectors.eiger.messages import End, Image, Message, Pixels, Start
+from pipeline.detectors.eiger.messages import End, Image, Message, Pixels, Start, shown
 from pipeline.detectors.zeromq import Receiver, only_reader
 from pipeline.errors import InvalidFrameError
 from pipeline.frame import AttributeValue, FrameHeader, Module
@@ -176,8 +176,8 @@ class StreamSource:
         self._series = series
         for problem in start.problems:
             series.bad[problem] += 1
-        if start.shape is not None:
-            yield self._begin(series)
+        if start.shape is not None and start.channels:
+            yield self._begin(series)  # else with the first image, which tells both
 
     def _image(self, image: Image) -> Iterator[AdapterEvent]:
         series = self._series
@@ -194,17 +194,14 @@ class StreamSource:
             return
         if not series.begun:
             yield self._begin(series, image)
-        header = self._header_of(series, image)
+        try:
+            frames = list(self._frames(series, image))
+        except InvalidFrameError as error:
+            yield from self._bad(f"image {image.number}: {error}")
+            return
         series.highest = max(series.highest, image.number)
-        for pixels in image.pixels:
-            series.frames += 1
-            # damaged pixels are named by who publishes: it checks the framing of every payload
-            yield SourceFrame(
-                series=series.key,
-                header=header(pixels, self._module_of(series, pixels)),
-                payload=pixels.payload,
-                source=f"image {image.number}",
-            )
+        series.frames += len(frames)
+        yield from frames
 
     def _attach(self, image: Image) -> _Series:
         """Take up a series whose start was missed."""
@@ -243,8 +240,8 @@ class StreamSource:
             run["unique"] = series.unique
         elif start is not None:
             run["begun"] = series.key  # V1: only a new start tells that the numbers began anew
-        metadata: dict[str, AttributeValue] = {"source_interface": "stream", "channels": []}
-        metadata["channels"] = list(series.channels)
+        channels: list[Any] = [name for name in series.channels if name]
+        metadata: dict[str, AttributeValue] = {"source_interface": "stream", "channels": channels}
         if start is not None:
             metadata |= {**self._config(), **start.metadata}
             if start.announced is not None:
@@ -261,34 +258,39 @@ class StreamSource:
             late=start is None and series.unique is None,
         )
 
-    @staticmethod
-    def _module_of(series: _Series, pixels: Pixels) -> int:
-        if len(series.channels) < 2 or pixels.channel not in series.channels:
-            return 0
-        return series.channels.index(pixels.channel)
-
-    def _header_of(self, series: _Series, image: Image) -> Callable[[Pixels, int], FrameHeader]:
-        if series.epoch_ns is None:
-            series.epoch_ns = image.epoch_ns
-        if series.epoch_ns is None:
-            # a free-running clock: its zero is taken from the arrival of the first image
-            series.epoch_ns = time.time_ns() - (image.start_ns or 0)
-        stamp = (
-            time.time_ns() if image.start_ns is None else max(0, series.epoch_ns + image.start_ns)
-        )
-
-        def header(pixels: Pixels, module: int) -> FrameHeader:
-            return FrameHeader(
+    def _frames(self, series: _Series, image: Image) -> Iterator[SourceFrame]:
+        """Yield a frame for each channel; raises InvalidFrameError for what can be none."""
+        modules = _modules_of(series.channels, image.pixels)
+        timestamp_ns = self._timestamp_ns(series, image)
+        for module, pixels in zip(modules, image.pixels, strict=True):
+            header = FrameHeader(
                 number=image.number,
-                timestamp_ns=stamp,
+                timestamp_ns=timestamp_ns,
                 shape=pixels.shape,
                 dtype=pixels.dtype,
                 encoding=pixels.encoding,
                 module=module,
                 attributes=image.attributes,
             )
+            # damaged pixels are named by who publishes: it checks the framing of every payload
+            yield SourceFrame(
+                series=series.key,
+                header=header,
+                payload=pixels.payload,
+                source=f"image {image.number}",
+            )
 
-        return header
+    @staticmethod
+    def _timestamp_ns(series: _Series, image: Image) -> int:
+        """Return when the exposure began, ns since 1970."""
+        if image.start_ns is None:
+            return time.time_ns()
+        if series.epoch_ns is None:
+            series.epoch_ns = image.epoch_ns
+        if series.epoch_ns is None:
+            # a free-running clock: its zero is taken from the arrival of the first image
+            series.epoch_ns = time.time_ns() - image.start_ns
+        return max(0, series.epoch_ns + image.start_ns)
 
     def _over(self, series: _Series, state: State) -> Iterator[AdapterEvent]:
         """End a series: a device that can be asked says how many images it has dropped."""
@@ -370,6 +372,16 @@ def _expected(
     if dropped is not None:
         return max(series.highest + 1, series.frames // max(1, len(series.channels)) + dropped)
     return announced if announced == series.highest + 1 else None
+
+
+def _modules_of(channels: tuple[str, ...], pixels: Sequence[Pixels]) -> list[int]:
+    """Return which module each picture of an image is of: by name, else by its place."""
+    names = [picture.channel for picture in pixels]
+    if len(set(names)) == len(names) and set(names) <= set(channels):
+        return [channels.index(name) for name in names]
+    if len(names) == max(1, len(channels)):
+        return list(range(len(names)))
+    raise InvalidFrameError("data", f"channels {shown(names)}, announced are {shown(channels)}")
 
 
 def _modules(channels: tuple[str, ...], shape: tuple[int, int] | None) -> tuple[Module, ...]:

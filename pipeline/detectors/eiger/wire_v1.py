@@ -22,23 +22,27 @@ from pipeline.detectors.eiger.messages import (
     Message,
     Pixels,
     Start,
+    fact,
     known_names,
     rotation,
+    shown,
 )
 from pipeline.errors import InvalidFrameError
 from pipeline.frame import AttributeValue, nbytes_of
 
 _ENCODING = re.compile(r"(?:bs(?P<bits>8|16|32))?-?(?P<lz4>lz4)?(?P<order>[<>])?")
 _DTYPES = ("uint8", "uint16", "uint32")
-#: Parts of a start that are arrays: type in the header, name of the attachment, dtype.
+#: Parts of a start that are arrays: type in the header without its first letter, which some texts
+#: of the vendor leave out, name of the attachment, dtype.
 _TABLES = {
-    "dflatfield-1.0": ("flatfield", "<f4"),
-    "dpixelmask-1.0": ("pixel_mask", "<u4"),
-    "dcountrate_table-1.0": ("countrate_table", "<f4"),
+    "flatfield-1.0": ("flatfield", "<f4"),
+    "pixelmask-1.0": ("pixel_mask", "<u4"),
+    "countrate_table-1.0": ("countrate_table", "<f4"),
 }
 _AXES = ("chi", "kappa", "omega", "phi", "two_theta")
 #: Text behind an image or a start that users may set; more of it does not fit a frame's attributes.
 _MAX_APPENDIX = 4096
+_MAX_KEY = 100
 #: JSON parts are small; a configuration is about 2 kB.
 _MAX_JSON_NBYTES = 1 << 20
 
@@ -62,7 +66,7 @@ def parse(parts: Parts) -> Message:
         return _image(series, head, parts)
     if kind == "dseries_end-1.0":
         return End(series=series)
-    raise InvalidFrameError("htype", f"{kind!r:.60} is unknown")
+    raise InvalidFrameError("htype", f"{shown(kind)} is unknown")
 
 
 def _start(series: int, head: dict[str, Any], parts: Parts) -> Start:
@@ -80,7 +84,8 @@ def _start(series: int, head: dict[str, Any], parts: Parts) -> Start:
         else:
             attachments[name] = array
         del rest[:2]
-    metadata = known_names({k: v for k, v in config.items() if not isinstance(v, dict)})
+    facts = {key[:_MAX_KEY]: fact(value) for key, value in config.items()}
+    metadata = known_names({key: value for key, value in facts.items() if value is not None})
     axes = {a: (config.get(f"{a}_start"), config.get(f"{a}_increment")) for a in _AXES}
     metadata.update(rotation(axes))
     if rest:
@@ -90,6 +95,7 @@ def _start(series: int, head: dict[str, Any], parts: Parts) -> Start:
     return Start(
         series=series,
         metadata=metadata,
+        channels=("",),
         shape=(rows, columns) if _is_shape(rows, columns) else None,
         frame_time_s=_positive(config.get("frame_time")),
         announced=_announced(config),
@@ -107,19 +113,21 @@ def _announced(config: dict[str, Any]) -> int | None:
 
 
 def _table(parts: Parts, at: int) -> dict[str, Any] | None:
-    """Return the header of an array; None if the part is no such header."""
+    """Return the header of an array, of whatever kind; None if the part is no such header."""
     try:
         found = _json(parts, at)
     except InvalidFrameError:
         return None
-    return found if found.get("htype") in _TABLES else None
+    return found if isinstance(found.get("htype"), str) and "shape" in found else None
 
 
 def _array(table: dict[str, Any], data: memoryview) -> tuple[str, Any]:
-    name, dtype = _TABLES[table["htype"]]
-    shape = table.get("shape")
+    htype, shape = table["htype"], table["shape"]
+    if htype.removeprefix("d") not in _TABLES:
+        raise InvalidFrameError("htype", f"{htype!r:.60} is unknown")
+    name, dtype = _TABLES[htype.removeprefix("d")]
     if not isinstance(shape, list) or len(shape) != 2 or not _is_shape(*shape):
-        raise InvalidFrameError(name, f"its shape is {shape!r:.60}")
+        raise InvalidFrameError(name, f"its shape is {shown(shape)}")
     # [width, height] of an image; a table of (cutoff, rate) pairs is told as it lies
     axes = tuple(shape) if name == "countrate_table" else tuple(reversed(shape))
     if data.nbytes != 4 * shape[0] * shape[1]:
@@ -156,9 +164,9 @@ def _image(series: int, head: dict[str, Any], parts: Parts) -> Image:
 def _pixels(data: dict[str, Any], blob: memoryview) -> Pixels:
     shape, dtype = data.get("shape"), data.get("type")
     if not isinstance(shape, list) or len(shape) != 2 or not _is_shape(*shape):
-        raise InvalidFrameError("shape", f"{shape!r:.60} is not width and height")
+        raise InvalidFrameError("shape", f"{shown(shape)} is not width and height")
     if dtype not in _DTYPES:
-        raise InvalidFrameError("dtype", f"{dtype!r:.60} is not one of {', '.join(_DTYPES)}")
+        raise InvalidFrameError("dtype", f"{shown(dtype)} is not one of {', '.join(_DTYPES)}")
     size = data.get("size")
     if isinstance(size, int) and size != blob.nbytes:
         raise InvalidFrameError("payload", f"{blob.nbytes} bytes, announced are {size}")
@@ -173,13 +181,13 @@ def _encoding(text: object, dtype: str) -> str:
     """Return our name of ``[bs<bits>][[-]lz4][<|>]``."""
     found = _ENCODING.fullmatch(text) if isinstance(text, str) else None
     if found is None or found["order"] == ">" or (found["bits"] and not found["lz4"]):
-        raise InvalidFrameError("encoding", f"{text!r:.60} is unknown")
+        raise InvalidFrameError("encoding", f"{shown(text)} is unknown")
     if not found["lz4"]:
         return "raw"
     if not found["bits"]:
         return "lz4-block"
     if int(found["bits"]) != 8 * np.dtype(dtype).itemsize:
-        raise InvalidFrameError("encoding", f"{text!r:.60} for pixels of {dtype}")
+        raise InvalidFrameError("encoding", f"{shown(text)} for pixels of {dtype}")
     return "bslz4"
 
 
@@ -200,7 +208,7 @@ def _json(parts: Parts, at: int) -> dict[str, Any]:
 def _integer(found: dict[str, Any], key: str, low: int, high: int) -> int:
     value = found.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise InvalidFrameError(key, f"{value!r:.60} is not a number of it")
+        raise InvalidFrameError(key, f"{shown(value)} is not a number of it")
     return value
 
 
@@ -214,5 +222,5 @@ def _is_shape(*extents: object) -> bool:
 
 
 def _positive(value: object) -> float | None:
-    good = isinstance(value, (int, float)) and 0 < value < 1e9
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e9
     return float(value) if good else None  # type: ignore[arg-type]

@@ -25,8 +25,11 @@ from pipeline.detectors.eiger.messages import (
     Message,
     Pixels,
     Start,
+    fact,
+    is_number,
     known_names,
     rotation,
+    shown,
 )
 from pipeline.errors import InvalidFrameError
 from pipeline.frame import AttributeValue, nbytes_of
@@ -48,8 +51,14 @@ _HANDLED = frozenset(
     )
 )  # fmt: skip
 _MAX_TEXT = 4096
+_MAX_KEY = 100
 #: Channels of the largest model, and room.
 _MAX_CHANNELS = 16
+#: A message has some dozens of items, three deep; what users set may have more.  Without a bound,
+#: items that refer to each other (tags 28, 29) make a few bytes endless.
+_MAX_ITEMS, _MAX_DEPTH = 100_000, 24
+#: Masks and flat fields of a 16M with three channels are 0.4 GB.
+_MAX_ATTACHED_NBYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +105,7 @@ def parse(message: memoryview) -> Message:
         raise InvalidFrameError("message", f"damaged CBOR: {type(error).__name__}") from error
     if not isinstance(found, Mapping):
         raise InvalidFrameError("message", "no CBOR map")
+    _check_extent(found)
     kind = found.get("type")
     series, unique = _series(found)
     if kind == "start":
@@ -104,7 +114,25 @@ def parse(message: memoryview) -> Message:
         return _image(series, unique, found)
     if kind == "end":
         return End(series=series, unique=unique)
-    raise InvalidFrameError("type", f"{kind!r:.60} is unknown")
+    raise InvalidFrameError("type", f"{shown(kind)} is unknown")
+
+
+def _check_extent(found: Mapping[Any, Any]) -> None:
+    """Refuse what has no end, or one too far off."""
+    items, waiting = 0, [(0, found)]
+    while waiting:
+        depth, value = waiting.pop()
+        inner: Any = ()
+        if isinstance(value, Mapping):
+            inner = [*value.keys(), *value.values()]
+        elif isinstance(value, (list, tuple, set, frozenset)):
+            inner = value
+        elif isinstance(value, cbor2.CBORTag):
+            inner = (value.value,)
+        items += len(inner)
+        if items > _MAX_ITEMS or depth > _MAX_DEPTH:
+            raise InvalidFrameError("message", "too many items, or too deep")
+        waiting.extend((depth + 1, item) for item in inner)
 
 
 def _tagged(first: Any, second: Any) -> Any:
@@ -129,7 +157,7 @@ def _is_list(value: Any, length: int | None = None) -> bool:
 def _series(found: Mapping[str, Any]) -> tuple[int, str | None]:
     series, unique = found.get("series_id"), found.get("series_unique_id")
     if isinstance(series, bool) or not isinstance(series, int) or not 0 <= series <= MAX_IMAGE:
-        raise InvalidFrameError("series_id", f"{series!r:.60} is no series")
+        raise InvalidFrameError("series_id", f"{shown(series)} is no series")
     return series, unique[:100] if isinstance(unique, str) and unique else None
 
 
@@ -138,9 +166,9 @@ def _series(found: Mapping[str, Any]) -> tuple[int, str | None]:
 
 def _start(series: int, unique: str | None, found: Mapping[str, Any]) -> Start:
     plain = {
-        str(key): _plain(value)
+        key[:_MAX_KEY]: _plain(value)
         for key, value in found.items()
-        if key not in _HANDLED and not isinstance(value, (_Grid, _Typed)) and value is not None
+        if isinstance(key, str) and key not in _HANDLED
     }
     metadata: dict[str, AttributeValue] = {
         k: v for k, v in known_names(plain).items() if v is not None
@@ -169,15 +197,20 @@ def _start(series: int, unique: str | None, found: Mapping[str, Any]) -> Start:
 def _names(value: Any) -> tuple[str, ...]:
     if not _is_list(value):
         return ()
-    return tuple(str(name)[:100] for name in value[:_MAX_CHANNELS])
+    return tuple(_name(name) for name in value[:_MAX_CHANNELS])
+
+
+def _name(value: Any) -> str:
+    """Return the name of a channel; some firmware has numbers for names."""
+    return (value if isinstance(value, str) else shown(value))[:_MAX_KEY]
 
 
 def _thresholds(value: Any) -> dict[str, AttributeValue]:
-    if isinstance(value, (int, float)):
+    if is_number(value):
         return {"threshold_eV": value}
     if not isinstance(value, Mapping):
         return {}
-    energies = {str(k): v for k, v in value.items() if isinstance(v, (int, float))}
+    energies = {_name(k): v for k, v in list(value.items())[:_MAX_CHANNELS] if is_number(v)}
     if len(energies) == 1:
         return {"threshold_eV": next(iter(energies.values()))}
     return {"threshold_energy": dict(energies)} if energies else {}
@@ -187,22 +220,23 @@ def _goniometer(value: Any) -> dict[str, AttributeValue]:
     if not isinstance(value, Mapping):
         return {}
     axes = {
-        str(axis): (turn.get("start"), turn.get("increment"))
-        for axis, turn in value.items()
+        _name(axis): (turn.get("start"), turn.get("increment"))
+        for axis, turn in list(value.items())[:_MAX_CHANNELS]
         if isinstance(turn, Mapping)
     }
-    told = {axis: {"start": a, "increment": b} for axis, (a, b) in axes.items() if _is_pair(a, b)}
+    told = {
+        axis: {"start": a, "increment": b}
+        for axis, (a, b) in axes.items()
+        if is_number(a) and is_number(b)
+    }
     return {**({"goniometer": told} if told else {}), **rotation(axes)}
-
-
-def _is_pair(*values: Any) -> bool:
-    return all(isinstance(value, (int, float)) for value in values)
 
 
 def _attachments(found: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return the arrays of a start by name: of each channel where they are given so."""
     arrays: dict[str, Any] = {}
     problems: list[str] = []
+    left_nbytes = _MAX_ATTACHED_NBYTES
     for key, name in (
         ("flatfield", "flatfield"),
         ("pixel_mask", "pixel_mask"),
@@ -214,13 +248,16 @@ def _attachments(found: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         named = given if isinstance(given, Mapping) else {"": given}
         for channel, value in list(named.items())[:_MAX_CHANNELS]:
             try:
-                arrays[f"{name}_{channel}" if channel and len(named) > 1 else name] = _array(value)
+                array = _array(value, left_nbytes)
+                left_nbytes -= array.nbytes
+                several = channel and len(named) > 1
+                arrays[f"{name}_{_name(channel)}" if several else name] = array
             except (InvalidFrameError, ValueError) as error:
                 problems.append(f"{key}: {error}")
     return arrays, problems
 
 
-def _array(value: Any) -> Any:
+def _array(value: Any, max_nbytes: int) -> Any:
     """Return a grid, or a typed array of one axis, decoded."""
     grid = value if isinstance(value, _Grid) else _Grid(None, value)
     if not isinstance(grid.typed, _Typed):
@@ -229,8 +266,10 @@ def _array(value: Any) -> Any:
     if grid.dims is None and not isinstance(data, bytes):
         raise InvalidFrameError("array", "it has no axes")
     shape = tuple(grid.dims) if grid.dims is not None else (len(data) // dtype.itemsize,)  # type: ignore[arg-type]
-    if not shape or not all(_is_count(n) and n for n in shape) or math.prod(shape) > MAX_PIXELS:
-        raise InvalidFrameError("array", f"its axes are {shape!r:.60}")
+    if not 0 < len(shape) <= 3 or not _is_shape(shape):
+        raise InvalidFrameError("array", f"its axes are {shown(shape)}")
+    if math.prod(shape) * dtype.itemsize > max_nbytes:
+        raise InvalidFrameError("array", f"with its axes {shape} all of them take too much memory")
     if isinstance(data, bytes):
         return np.frombuffer(data, dtype).reshape(shape).copy()
     from pipeline.codecs import decode
@@ -245,11 +284,11 @@ def _array(value: Any) -> Any:
 def _image(series: int, unique: str | None, found: Mapping[str, Any]) -> Image:
     number = found.get("image_id")
     if not _is_count(number) or number > MAX_IMAGE:
-        raise InvalidFrameError("image_id", f"{number!r:.60} is no number")
+        raise InvalidFrameError("image_id", f"{shown(number)} is no number")
     data = found.get("data")
     if not isinstance(data, Mapping) or not 0 < len(data) <= _MAX_CHANNELS:
         raise InvalidFrameError("data", "no map of channels")
-    pixels = tuple(_pixels(str(channel)[:100], grid) for channel, grid in data.items())
+    pixels = tuple(_pixels(_name(channel), grid) for channel, grid in data.items())
     attributes: dict[str, AttributeValue] = {}
     for key in ("start_time", "stop_time", "real_time"):
         seconds = _ratio_ns(found.get(key))
@@ -273,7 +312,7 @@ def _pixels(channel: str, grid: Any) -> Pixels:
         raise InvalidFrameError("data", f"channel {channel!r} is no array of rows and columns")
     shape = tuple(grid.dims) if grid.dims is not None else ()
     if len(shape) != 2 or not _is_shape(shape):
-        raise InvalidFrameError("shape", f"{grid.dims!r:.60} is not rows and columns")
+        raise InvalidFrameError("shape", f"{shown(grid.dims)} is not rows and columns")
     dtype, data = grid.typed.dtype, grid.typed.data
     if dtype.byteorder == ">":
         raise InvalidFrameError("dtype", "big-endian pixels")
@@ -292,9 +331,9 @@ def _framed(data: _Compressed, dtype: np.dtype[Any]) -> tuple[str, bytes]:
     """Return our name of a compression, and the bytes, framed as in HDF5."""
     encoding = _ENCODINGS.get(data.algorithm) if isinstance(data.algorithm, str) else None
     if encoding is None:
-        raise InvalidFrameError("encoding", f"{data.algorithm!r:.60} is unknown")
+        raise InvalidFrameError("encoding", f"{shown(data.algorithm)} is unknown")
     if encoding == "bslz4" and data.itemsize != dtype.itemsize:
-        raise InvalidFrameError("encoding", f"elements of {data.itemsize!r:.20} for {dtype.name}")
+        raise InvalidFrameError("encoding", f"elements of {shown(data.itemsize)} for {dtype.name}")
     return encoding, data.data
 
 
@@ -303,28 +342,24 @@ def _framed(data: _Compressed, dtype: np.dtype[Any]) -> tuple[str, bytes]:
 
 def _plain(value: Any) -> AttributeValue:
     """Return a value that JSON can hold; None for what cannot be told."""
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, bool) or _is_count(value):
-        return value
-    if isinstance(value, str):
-        return value[:_MAX_TEXT]
-    if _is_list(value) and len(value) <= 64:
-        return [_plain(item) for item in value]
-    return None
+    return value.isoformat() if isinstance(value, datetime) else fact(value)
 
 
 def _text(value: Any) -> str:
     """Return what a user has set: a text as it is, anything else as JSON."""
-    text = value if isinstance(value, str) else json.dumps(value, default=_bare)
+    text = value if isinstance(value, str) else json.dumps(_jsonable(value))
     return text[:_MAX_TEXT]
 
 
-def _bare(value: Any) -> Any:
+def _jsonable(value: Any) -> Any:
     # cbor2 6 gives mappings and lists that cannot be changed
-    return dict(value) if isinstance(value, Mapping) else repr(value)
+    if isinstance(value, Mapping):
+        return {_name(key): _jsonable(item) for key, item in value.items()}
+    if _is_list(value):
+        return [_jsonable(item) for item in value]
+    if value is None or isinstance(value, (str, bool)) or is_number(value):
+        return value
+    return shown(value)
 
 
 def _ratio_ns(value: Any) -> int | None:
