@@ -6,6 +6,7 @@ none was open, and ends when all frames are here, or when the server is ready an
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 from pipeline.detectors.lambda_xs.wire import (
     DTYPES,
     STATUS,
+    Head,
     HeaderParser,
     Unwrapper,
     bytes4,
@@ -48,8 +50,6 @@ class _Run:
     touched_s: float
     numbers: dict[tuple[int, int], Unwrapper] = field(default_factory=dict)
     heard_s: dict[tuple[int, int], float] = field(default_factory=dict)
-    #: Whole numbers may begin anywhere: the run was joined late.
-    late: bool = False
     bad: int = 0
     complete: set[tuple[int, int]] = field(default_factory=set)
 
@@ -111,7 +111,7 @@ class LiveSource:
         self._status = ""
         self._heard_s = clock()
         self._asked_s = -poll_every_s
-        self._stray = 0
+        self._joined_late = False
 
     # -- the adapter ----------------------------------------------------------------------------
 
@@ -121,14 +121,16 @@ class LiveSource:
         receiver = Receiver([port.address for port in self._ports], kind="sub", queue=self._queue)
         self._receiver = receiver
         self._look(first=True)
-        yield from self._begin_if_busy()
+        # its first frames have gone by already
+        self._joined_late = self._status == "busy"
         while True:
             messages = receiver.receive(min(poll_s, self._poll_every_s))
             for index, parts in messages:
                 yield from self._message(index, parts)
             if self._clock() - self._asked_s >= self._poll_every_s:
                 self._look()
-                yield from self._begin_if_busy()
+                if self._status == "busy" and self._run is None and not self._joined_late:
+                    yield self._begin()
             if not messages:
                 yield from self._silence()
                 yield None
@@ -187,28 +189,34 @@ class LiveSource:
             return
         self._heard_s = self._asked_s
 
-    def _begin_if_busy(self) -> Iterator[AdapterEvent]:
-        if self._status == "busy" and self._run is None:
-            yield from self._begin(late=False)
+    def _begin(self, *, whole: bool = False) -> SeriesBegin:
+        """Begin a run.
 
-    def _begin(self, *, late: bool) -> Iterator[AdapterEvent]:
+        One that is joined late is continued in the stream of who read it before, if its numbers
+        are ``whole``: else nobody knows which 256 they belong to, and it is a stream of its own.
+        """
         try:
             setup = self._xspd.setup()
         except SourceError as error:
             log.warning("the settings of this run are not known: %s", error)
             setup = Setup()
-        now_s = self._clock()
-        run = _Run(f"run {time.time_ns()}", setup, now_s, now_s, late=late)
-        self._run = run
-        facts = self._facts() if late else {**self._facts(), "begun": run.key}
-        images: dict[str, AttributeValue] = {"ports": [port.ref for port in self._ports]}
-        yield SeriesBegin(
+        now_s, late = self._clock(), self._joined_late
+        self._joined_late = False
+        run = self._run = _Run(f"run {time.time_ns()}", setup, now_s, now_s)
+        told: dict[str, AttributeValue] = {
+            **setup.metadata,
+            "ports": [port.ref for port in self._ports],
+            "source_interface": "xspd",
+        }
+        if late:
+            told["joined_late"] = True
+        return SeriesBegin(
             series=run.key,
-            metadata={**setup.metadata, **images, "source_interface": "xspd"},
-            run=facts,
+            metadata=told,
+            run=self._facts() if late and whole else {**self._facts(), "begun": run.key},
             modules=self._modules(setup),
             rate_hz=1 / setup.period_s if setup.period_s else None,
-            late=late,
+            late=late and whole,
         )
 
     def _modules(self, setup: Setup) -> tuple[Module, ...]:
@@ -233,11 +241,9 @@ class LiveSource:
         for name, count in (
             ("repeated", run.repeated),
             ("bad_messages", run.bad),
-            ("stray_messages", self._stray),
         ):
             if count:
                 metadata[name] = count
-        self._stray = 0
         yield SeriesEnd(series=run.key, state=state, expected=expected, metadata=metadata)
 
     def _silence(self) -> Iterator[AdapterEvent]:
@@ -267,18 +273,21 @@ class LiveSource:
     # -- messages -------------------------------------------------------------------------------
 
     def _message(self, index: int, parts: list[memoryview]) -> Iterator[AdapterEvent]:
+        head = None
+        with contextlib.suppress(InvalidFrameError, ValueError, IndexError):
+            head = self._header(parts[1]) if len(parts) == 3 else None
+        if self._run is not None and head is not None and self._began_anew(self._run, index, head):
+            yield from self._over(self._run, "aborted", None)
         if self._run is None:
             self._look()
-            # nobody has seen it begin if it is not at its first frames
-            late = len(parts) == 3 and parts[1].nbytes > 0 and parts[1][0] > 1
-            yield from self._begin(late=late)
+            yield self._begin(whole=head is not None and not head.wrap)
         run = self._run
         if run is None:
             return
         run.touched_s = self._clock()
         try:
-            frame = self._frame(run, index, parts)
-        except (InvalidFrameError, ValueError, IndexError) as error:
+            frame = self._frame(run, index, head, parts)
+        except InvalidFrameError as error:
             run.bad += 1
             if run.bad <= _MAX_TOLD:
                 source = f"message {run.bad} of {self._ports[index].ref}"
@@ -290,11 +299,29 @@ class LiveSource:
         if wanted is not None and len(run.complete) == len(self._ports) * run.setup.counters:
             yield from self._over(run, "complete", wanted)
 
-    def _frame(self, run: _Run, index: int, parts: list[memoryview]) -> SourceFrame | None:
+    def _began_anew(self, run: _Run, index: int, head: Head) -> bool:
+        """Tell whether a number 0 is that of a new run, begun before anybody asked the server.
+
+        It would come after so many lost frames that there was no time to make them.
+        """
+        key = (index, head.counter)
+        last = run.numbers[key].last if key in run.numbers else None
+        since_s, period_s = run.heard_s.get(key), run.setup.period_s
+        if head.number or not last or since_s is None:
+            return False
+        if not head.wrap:
+            return True
+        ahead = (head.number - last) % head.wrap
+        if ahead <= 1 or period_s is None or not run.setup.free_running:
+            return False
+        return (self._clock() - since_s) / period_s < ahead / 2
+
+    def _frame(
+        self, run: _Run, index: int, head: Head | None, parts: list[memoryview]
+    ) -> SourceFrame | None:
         """Return the frame of a message; None for one that came before or has no pixels."""
-        if len(parts) != 3:
-            raise InvalidFrameError("parts", f"{len(parts)} of them, not 3")
-        head = self._header(parts[1])
+        if head is None:
+            raise InvalidFrameError("message", f"{len(parts)} parts that cannot be read")
         if head.counter >= run.setup.counters:
             raise InvalidFrameError("counter", f"{head.counter} of {run.setup.counters}")
         port, key, now_s = self._ports[index], (index, head.counter), self._clock()

@@ -70,6 +70,8 @@ class Detector:
         self.status = "ready"
         self.number = 0
         self.runs = 0
+        #: How often somebody has asked for the status.
+        self.asked = 0
         self.variables: dict[str, Any] = {
             "n_frames": 1,
             "shutter_time": 0.5,
@@ -103,6 +105,7 @@ class Detector:
 
     def plug(self) -> None:
         """Open the data ports, at the same addresses as before."""
+        self._heard = [False] * self.modules
         for index in range(self.modules):
             # XPUB: as PUB, but it hears of subscribers, so that a test can wait for one
             socket = self._context.socket(zmq.XPUB)
@@ -134,12 +137,12 @@ class Detector:
     def wait_for_readers(self, timeout_s: float) -> bool:
         """Wait until somebody has subscribed at every port; False if nobody came."""
         deadline_s = time.monotonic() + timeout_s
-        for socket in self._sockets:
-            left_ms = max(0, int((deadline_s - time.monotonic()) * 1000))
-            if not socket.poll(left_ms):
-                return False
-            while socket.poll(0):
-                socket.recv()
+        for index, socket in enumerate(self._sockets):
+            # what comes from a subscriber is 1 for his coming and 0 for his going
+            while socket.poll(0) or not self._heard[index]:
+                if not socket.poll(max(0, int((deadline_s - time.monotonic()) * 1000))):
+                    return False
+                self._heard[index] = socket.recv()[:1] == b"\x01"
         return True
 
     def close(self) -> None:
@@ -330,6 +333,7 @@ def _variable(detector: Detector, path: str) -> Any:
     parts = path.split("/")
     with detector.lock:
         if len(parts) == 2:
+            detector.asked += parts[1] == "status"
             return {**detector.variables, "status": detector.status}.get(parts[1])
         if len(parts) == 3 and parts[1].isdigit():
             rows, columns = detector.shape
