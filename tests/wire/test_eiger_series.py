@@ -83,7 +83,8 @@ def test_times_beyond_all_clocks_are_refused():
 
 
 def test_the_detectors_count_of_drops_makes_the_number_expected():
-    for dropped, highest, expected in ((0, 4, 5), (2, 4, 5), (3, 4, 6), (None, 4, None)):
+    # of 0, 1 and 4 two are missing: a count below that is of a series armed since
+    for dropped, highest, expected in ((2, 4, 5), (3, 4, 6), (1, 4, None), (None, 4, None)):
         feed = Feed(dropped=lambda dropped=dropped: dropped)
         feed.cbor("start", **SIZE, channels=["t"], number_of_images=100)
         for number in (0, 1, highest):

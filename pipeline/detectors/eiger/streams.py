@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pipeline.detectors.eiger import wire_v1, wire_v2
-from pipeline.detectors.eiger.messages import End, Image, Message, Pixels, Start, shown
+from pipeline.detectors.eiger.channels import modules, modules_of
+from pipeline.detectors.eiger.messages import End, Image, Message, Start
 from pipeline.detectors.zeromq import Receiver, only_reader
 from pipeline.errors import InvalidFrameError
-from pipeline.frame import AttributeValue, FrameHeader, Module
+from pipeline.frame import AttributeValue, FrameHeader
 from pipeline.protocols import AdapterEvent, Quarantined, SeriesBegin, SeriesEnd, SourceFrame
 from pipeline.records import State
 
@@ -53,6 +54,14 @@ class _Series:
             if layout != first:
                 return f"image {image.number} is {layout}, the series {first}"
         return ""
+
+    def images(self) -> int:
+        """Return how many images came."""
+        return self.frames // max(1, len(self.channels))
+
+    def holes(self) -> int:
+        """Return how many images below the last one did not come, that is known of at least."""
+        return max(0, self.highest + 1 - self.images() - self.bad.total())
 
     def is_of(self, message: Image | End) -> bool:
         """Tell whether a message belongs to it."""
@@ -252,7 +261,7 @@ class StreamSource:
             name=f"series_{series.number}",
             metadata=metadata,
             run=run,
-            modules=_modules(series.channels, shape),
+            modules=modules(series.channels, shape),
             rate_hz=1 / frame_time_s if frame_time_s else None,
             attachments=start.attachments if start is not None else {},
             late=start is None and series.unique is None,
@@ -260,9 +269,9 @@ class StreamSource:
 
     def _frames(self, series: _Series, image: Image) -> Iterator[SourceFrame]:
         """Yield a frame for each channel; raises InvalidFrameError for what can be none."""
-        modules = _modules_of(series.channels, image.pixels)
+        places = modules_of(series.channels, image.pixels)
         timestamp_ns = self._timestamp_ns(series, image)
-        for module, pixels in zip(modules, image.pixels, strict=True):
+        for module, pixels in zip(places, image.pixels, strict=True):
             header = FrameHeader(
                 number=image.number,
                 timestamp_ns=timestamp_ns,
@@ -298,6 +307,8 @@ class StreamSource:
             yield self._begin(series)
         self._series, self._ended = None, series
         dropped = self._dropped() if state == "complete" else None
+        if dropped is not None and dropped < series.holes():
+            dropped = None  # the count began anew: the next series is armed already
         announced = series.start.announced if series.start is not None else None
         metadata: dict[str, AttributeValue] = {}
         if dropped is not None:
@@ -370,25 +381,5 @@ def _expected(
     if state != "complete":
         return None
     if dropped is not None:
-        return max(series.highest + 1, series.frames // max(1, len(series.channels)) + dropped)
+        return max(series.highest + 1, series.images() + dropped)
     return announced if announced == series.highest + 1 else None
-
-
-def _modules_of(channels: tuple[str, ...], pixels: Sequence[Pixels]) -> list[int]:
-    """Return which module each picture of an image is of: by name, else by its place."""
-    names = [picture.channel for picture in pixels]
-    if len(set(names)) == len(names) and set(names) <= set(channels):
-        return [channels.index(name) for name in names]
-    if len(names) == max(1, len(channels)):
-        return list(range(len(names)))
-    raise InvalidFrameError("data", f"channels {shown(names)}, announced are {shown(channels)}")
-
-
-def _modules(channels: tuple[str, ...], shape: tuple[int, int] | None) -> tuple[Module, ...]:
-    """Return threshold channels as modules, one below the other; none for a single one."""
-    if len(channels) < 2 or shape is None:
-        return ()
-    return tuple(
-        Module(index=index, shape=shape, position=(index * shape[0], 0))
-        for index in range(len(channels))
-    )
