@@ -61,7 +61,9 @@ def found_sources(summaries: Iterable[Any], wanted: str) -> list[Source]:
             continue  # not an adapter's, or of an adapter that gives no facts
         source = next((source for source in sources if source.facts == facts), None)
         if source is None:
-            begin = SeriesBegin(series=str(summary.name), run=facts)
+            # with its modules: each has a writer's part that must be ended
+            modules = summary.info.start.modules
+            begin = SeriesBegin(series=str(summary.name), run=facts, modules=modules)
             source = Source(begin, facts, [], 0.0)
             sources.append(source)
         source.streams.append(RunStream.found(summary.name, summary.info))

@@ -56,7 +56,7 @@ class FakeStream:
             quarantined=self.quarantined,
             attachments={name: "key" for name, _ in self.attached},
             modules={0: SimpleNamespace(claim=claim)},
-            start=SimpleNamespace(run=self.run, created_ns=self.created_ns),
+            start=SimpleNamespace(run=self.run, created_ns=self.created_ns, modules=()),
         )
 
     def table(self) -> Any:

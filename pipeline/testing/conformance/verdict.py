@@ -107,7 +107,10 @@ def problems(
         of[index].append(stream)
     for index, one in enumerate(series):
         said += [f"series {one.name}: {text}" for text in _check(one, of[index], may_split)]
-        said += [f"series {one.name}: {text}" for text in _losses(one, of[index], tells_count)]
+        said += [
+            f"series {one.name}: {text}"
+            for text in _losses(one, of[index], tells_count and not may_split)
+        ]
     return said
 
 
@@ -169,7 +172,9 @@ def _losses(one: Series, streams: Sequence[Found], tells_count: bool) -> Iterato
     if incomplete != partly:
         yield f"incomplete are {sorted(partly)}, the account says {sorted(incomplete)}"
     silent = absent - told
-    inside = {n for n in silent if came and min(came) < n < max(came)}
+    # between two streams of one series (a rig's `splits`) no account can name anything
+    spans = [[number for number, _ in stream.frames] for stream in streams if stream.frames]
+    inside = {n for n in silent for span in spans if min(span) < n < max(span)}
     if inside:
         yield f"the account does not name the losses {_show(sorted(inside))}"
     if silent - inside and tells_count and not _counted(streams, came):
