@@ -139,6 +139,9 @@ def _no_leaked_files() -> Iterator[None]:
 def _is_ours(thread: threading.Thread) -> bool:
     if thread.name.startswith(_LIBRARY_THREADS):
         return False
+    # pyzmq keeps one thread for the process, made when a large message is first sent uncopied.
+    if type(thread).__module__ == "zmq.utils.garbage":
+        return False
     # dask keeps one pool for the process, made at its first use.
     dask = sys.modules.get("dask.threaded")
     pool = getattr(dask, "default_pool", None)
