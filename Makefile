@@ -11,9 +11,11 @@ STAMP := .venv/.installed
 demo: $(STAMP)
 	$(BIN)/lichtstrom demo $(ARGS)
 
-## test: all tests, on a real broker and a real S3 server, with branch coverage
+## test: every adapter through the fault script, then all other tests, on a real broker and a real
+## S3 server, with branch coverage
 test: $(STAMP)
-	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest tests/conformance -n 3 --cov --cov-report= $(ARGS)
+	$(BIN)/python -m pytest --ignore tests/conformance --cov --cov-append --cov-report=term $(ARGS)
 
 ## lint: format, lint, types, and the direction of imports
 lint: $(STAMP)

@@ -20,7 +20,7 @@ _DATA = "entry/instrument/detector/data"
 class Rig:
     adapter = "lambda"
     keeps = True
-    idle_end_s = 0.6
+    idle_end_s = 1.5
     unsupported: Mapping[str, str] = {
         "missing_start": "a folder has no message of a start",
         "missing_end": "a folder has no message of an end: silence is the end",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -319,6 +320,10 @@ class NxsFiles(FilesAdapter):
     def _begin_of(self, series: FileSeries, run: Run) -> SeriesBegin:
         """Return the begin of a run: the settings of its first module, the places of all."""
         files = {module: file for module, file in sorted(run.firsts.items()) if file is not None}
+        for place in sorted(run.held):  # parts whose first one went with an earlier stream
+            if place[0] not in files:
+                with suppress(ValueError, OSError):
+                    files[place[0]] = self._index(run.held[place])
         path = next(iter(run.held.values())).path
         name, _, extension = self._split(path)
         first = next(iter(files.values()), None)
