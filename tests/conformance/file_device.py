@@ -16,7 +16,7 @@ class FileDevice:
     """A device that writes one file a frame; a rig gives :meth:`image_file` and :meth:`read`."""
 
     keeps = True
-    idle_end_s = 0.6
+    idle_end_s = 1.5
     unsupported: Mapping[str, str] = {
         "missing_start": "a folder has no message of a start",
         "missing_end": "a folder has no message of an end: silence is the end",
