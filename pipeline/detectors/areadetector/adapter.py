@@ -194,6 +194,7 @@ class AreaDetectorAdapter:
         states: list[str] = []
         for update in channels.take(self._acquire) if self._acquire else ():
             if update == "gone":
+                self._device.on_state_gone()
                 continue
             try:
                 states.append(wire.parse_activity(update))

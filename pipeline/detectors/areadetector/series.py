@@ -29,6 +29,8 @@ class _Open:
     last_s: float
     #: Its first image was faster than the state that goes with it.
     is_early: bool = False
+    #: Shape and dtype of its images; readers rely on them.
+    layout: tuple[tuple[int, ...], str] | None = None
     bad: int = 0
     skipped: int = 0
     disconnected: int = 0
@@ -62,6 +64,8 @@ class Acquisition:
     #: Of the last series: its last image is served again after each reconnection.
     _last: tuple[int, int | None] | None = None
     _saw_start: bool = False
+    #: The state channel was away: what it says next may be of a device that began anew.
+    _was_away: bool = False
 
     @property
     def pause_s(self) -> float:
@@ -121,6 +125,14 @@ class Acquisition:
         series.last_s = self.monotonic()
         series.skipped += image.skipped
         self._last = (image.unique_id, image.timestamp_ns)
+        layout = image.shape, image.dtype
+        series.layout = series.layout or layout
+        if layout != series.layout:
+            series.bad += 1
+            reason = f"shape: {layout} in a series of {series.layout}"
+            source = f"{self.channel} {image.unique_id}"
+            yield Quarantined(series=series.key, source=source, reason=reason)
+            return
         yield SourceFrame(
             series=series.key,
             header=FrameHeader(
@@ -157,11 +169,16 @@ class Acquisition:
         elif self._is_fresh:
             log.info("waiting for channel=%s", self.channel)
 
+    def on_state_gone(self) -> None:
+        """Note that the state channel was disconnected, or is not there yet."""
+        self._was_away = self._activity != ""
+
     # -- series ---------------------------------------------------------------------------------
 
     def on_activity(self, activity: str) -> Events:
         """Take what the state channel says: ``busy``, ``idle``, ``aborted``."""
         before, self._activity = self._activity, activity
+        was_away, self._was_away = self._was_away, False
         series = self._series
         held, self._held = self._held, None
         if activity == "busy":
@@ -176,6 +193,9 @@ class Acquisition:
                 yield self._begin(None, time.time_ns(), late=False)[1]
         elif series is not None and series.ending is None:
             series.ending = "aborted" if activity == "aborted" else "complete"
+            is_counted = self.count is not None and self.count >= series.numbering.received
+            if was_away and activity == "idle" and not is_counted:
+                series.ending = "lost"  # ended meanwhile, or switched off: nobody tells
             series.ending_s = self.monotonic()
         elif series is not None and activity == "aborted":
             series.ending = "aborted"

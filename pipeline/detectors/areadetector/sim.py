@@ -37,6 +37,11 @@ _UNIONS = {
 # The numbers that pvData gives its scalar types.
 _SCALARS = {name: number for number, name in enumerate(list(_UNIONS), 1)}
 _CYCLE = 4
+#: Of DetectorState_RBV (ADCore, ``ADBase.template``).
+_STATES = (
+    *("Idle", "Acquire", "Readout", "Correct", "Saving", "Aborting", "Error", "Waiting"),
+    *("Initializing", "Disconnected", "Aborted"),
+)
 #: A slow client gets the last updates before the server goes.
 _LINGER_S = 2.0
 
@@ -128,6 +133,7 @@ class AreaDetectorSimulator:
         self._images: list[npt.NDArray[Any]] = []
         self._encoded: dict[int, tuple[npt.NDArray[Any], str, str]] = {}
         self._server: Any = None
+        self._provider: Any = None
         self._pvs: dict[str, Any] = {}
         self._watchers = Event()
         self._state_watchers = Event()
@@ -181,8 +187,8 @@ class AreaDetectorSimulator:
     def open(self) -> None:
         """Begin to serve."""
         from p4p import Value
-        from p4p.nt import NTNDArray, NTScalar
-        from p4p.server import Server, StaticProvider
+        from p4p.nt import NTEnum, NTNDArray, NTScalar
+        from p4p.server import StaticProvider
         from p4p.server.raw import SharedPV
 
         class Watched:
@@ -201,11 +207,22 @@ class AreaDetectorSimulator:
             self.acquire_channel: SharedPV(
                 nt=NTScalar("i"), initial=0, handler=Watched(self._state_watchers)
             ),
+            self.state_channel: SharedPV(
+                nt=NTEnum(),
+                initial={"index": 0, "choices": [*_STATES]},
+                handler=Watched(self._state_watchers),
+            ),
             self.counter_channel: SharedPV(nt=NTScalar("i"), initial=0),
         }
-        provider = StaticProvider("areadetector-sim")
+        self._provider = StaticProvider("areadetector-sim")
         for name, pv in self._pvs.items():
-            provider.add(name, pv)
+            self._provider.add(name, pv)
+        self.plug()
+
+    def plug(self) -> None:
+        """Put the network cable in; the port is the one it had before."""
+        from p4p.server import Server
+
         conf = {
             "EPICS_PVAS_INTF_ADDR_LIST": self._address,
             "EPICS_PVAS_BROADCAST_PORT": str(self._port),
@@ -213,29 +230,38 @@ class AreaDetectorSimulator:
             "EPICS_PVAS_AUTO_BEACON_ADDR_LIST": "NO",
             "EPICS_PVAS_BEACON_ADDR_LIST": self._address,
         }
-        self._server = Server(providers=[provider], conf=conf, useenv=False)
+        self._server = Server(providers=[self._provider], conf=conf, useenv=False)
+        self._port = int(self._server.conf()["EPICS_PVAS_BROADCAST_PORT"])
 
-    def close(self) -> None:
-        """Stop serving; may be called twice."""
+    def unplug(self) -> None:
+        """Pull the network cable; the camera goes on."""
         if self._server is not None:
             self._server.stop()
             self._server = None
+        self._watchers.clear()
+        self._state_watchers.clear()
+
+    def close(self) -> None:
+        """Stop serving; may be called twice."""
+        self.unplug()
         for pv in self._pvs.values():
             pv.close(destroy=True)
         self._pvs = {}
-        self._watchers.clear()
-        self._state_watchers.clear()
 
     @property
     def address(self) -> str:
         """HOST:PORT where the channels are found."""
-        conf = self._server.conf()
-        return f"{self._address}:{conf['EPICS_PVAS_BROADCAST_PORT']}"
+        return f"{self._address}:{self._port}"
 
     @property
     def acquire_channel(self) -> str:
         """The channel that is 1 while the camera acquires."""
         return self.channel.partition(":")[0] + ":cam1:Acquire_RBV"
+
+    @property
+    def state_channel(self) -> str:
+        """The channel that says in a word what the camera does."""
+        return self.channel.partition(":")[0] + ":cam1:DetectorState_RBV"
 
     @property
     def counter_channel(self) -> str:
@@ -255,12 +281,14 @@ class AreaDetectorSimulator:
         self.number = self.first_number - 1
         if told:
             self._pvs[self.acquire_channel].post(1)
+            self._pvs[self.state_channel].post(_STATES.index("Acquire"))
 
-    def end(self, *, told: bool = True) -> None:
-        """End the series."""
+    def end(self, *, told: bool = True, state: str = "Idle") -> None:
+        """End the series; ``state`` is ``Idle`` or ``Aborted``."""
         self._pvs[self.counter_channel].post(self.number - self.first_number + 1)
         if told:
             self._pvs[self.acquire_channel].post(0)
+            self._pvs[self.state_channel].post(_STATES.index(state))
 
     def make(self, *, sent: bool = True, times: int = 1) -> dict[str, Any]:
         """Make the next image, and send it so many times; return its line of the truth."""

@@ -7,7 +7,6 @@ parts, a JSON object and a chunk of a file; signals are requests of four parts.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -123,7 +122,7 @@ def _chunk(fields: dict[str, Any], payload: memoryview) -> Chunk:
         number=number,
         count=count,
         payload=payload,
-        topic=topic[:_MAX_PATH] if isinstance(topic, str) else "",
+        topic=topic[:_MAX_PATH] if isinstance(topic, str) and _is_text(topic) else "",
         version=version[:32] if isinstance(version, str) else None,
     )
 
@@ -134,7 +133,7 @@ def _directory(value: Any) -> str:
     if not isinstance(value, str) or len(value) > _MAX_PATH:
         raise InvalidFrameError("relative_path", f"{value!r:.60}")
     path = value.replace("\\", "/").strip("/")
-    if "\0" in path or ".." in path.split("/"):
+    if not _is_text(path) or "\0" in path or ".." in path.split("/"):
         raise InvalidFrameError("relative_path", f"{value!r:.60} leaves its directory")
     return path
 
@@ -142,14 +141,21 @@ def _directory(value: Any) -> str:
 def _name(value: Any) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= 255 or "\0" in value or "/" in value:
         raise InvalidFrameError("filename", f"{value!r:.60}")
+    if not _is_text(value):
+        raise InvalidFrameError("filename", f"{value!a:.60} is no text")
     return value
+
+
+def _is_text(value: str) -> bool:
+    """Tell whether a text can leave here again: JSON can hold halves of characters."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def _time_ns(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return 0
     # seconds as a float of 64 bits: microseconds are exact, nanoseconds are not
-    return round(value * 1e6) * 1000 if math.isfinite(value) and 0 < value < 1 << 33 else 0
+    return round(value * 1e6) * 1000 if 0 < value < 1 << 33 else 0
 
 
 def _integer(fields: dict[str, Any], name: str, low: int, high: int) -> int:
@@ -180,7 +186,9 @@ def make_confirmation(file: FileId, topic: str, version: str | None, number: int
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) if part.isdigit() else 0 for part in version.split(".")[:3])
+    return tuple(
+        int(part) if part.isascii() and part.isdigit() else 0 for part in version.split(".")[:3]
+    )
 
 
 def check_answer(parts: Sequence[bytes], signal: bytes, *, target: str) -> None:
