@@ -55,8 +55,8 @@ _COMMON: list[Callable[[Any], Any]] = [
         "--spool",
         type=click.Path(path_type=Path, file_okay=False),
         metavar="DIR",
-        help="Keep frames here while broker or store are away or too slow; when it is full, the source"
-        " waits.  [default: the source waits]",
+        help="Keep frames here while broker or store are away or too slow; when it is full, the"
+        " source waits.  [default: the source waits]",
     ),
     click.option(
         "--hole-wait",
