@@ -109,6 +109,10 @@ class Simplon:
                 facts[name] = self.get(module, path)
             except NotThereError:
                 continue  # older firmware, or before it was initialised
+            except SourceError:
+                if "state" not in facts:
+                    raise
+                # it is there: some answer so for what they do not know
         return facts
 
 
