@@ -177,6 +177,7 @@ class AreaDetectorAdapter:
                 yield from self._device.on_bad(str(error))
                 continue
             if image is None:
+                self._device.on_nothing()
                 continue
             if self._device.awaits_state(image):
                 for activity in (*states, *self._new_states(channels)):

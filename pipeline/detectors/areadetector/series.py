@@ -82,6 +82,10 @@ class Acquisition:
             return self.has_state
         return series.numbering.judge(image.unique_id, image.timestamp_ns or 0)[0] == "restart"
 
+    def on_nothing(self) -> None:
+        """Take an update without an image, which a device has that has made none: none is old."""
+        self._is_fresh = False
+
     def on_image(self, image: Image) -> Events:
         """Take an image; the first one after coming may be of long ago."""
         identity = (image.unique_id, image.timestamp_ns)
@@ -107,19 +111,15 @@ class Acquisition:
         time_ns = now_ns if image.timestamp_ns is None else image.timestamp_ns
         series = self._series
         if series is None:
-            series, begin = self._begin(image, time_ns, late=late)
+            series, begin = self._begin_early(image, time_ns, late=late)
             yield begin
-            if self._activity in ("idle", "aborted"):
-                # the state is late, or was missed: then nothing else will end it
-                series.ending, series.ending_s = "complete", self.monotonic()
-                series.is_early = True
         verdict, number = series.numbering.judge(image.unique_id, time_ns)
         if verdict == "repeat":
             series.numbering.repeated += 1
             return
         if verdict == "restart":
             yield from self._end("lost" if series.disconnected or self.has_state else "complete")
-            series, begin = self._begin(image, time_ns, late=False)
+            series, begin = self._begin_early(image, time_ns, late=False)
             yield begin
         series.numbering.note(number, time_ns)
         series.last_s = self.monotonic()
@@ -223,6 +223,14 @@ class Acquisition:
         if image is not None:
             metadata |= {"color_mode": image.color_mode, **image.region}
         return series, SeriesBegin(series=key, metadata=metadata, run=run, late=late)
+
+    def _begin_early(self, image: Image, time_ns: int, *, late: bool) -> tuple[_Open, SeriesBegin]:
+        """Begin with an image whose state is late, or was missed: then nothing else will end it."""
+        series, begin = self._begin(image, time_ns, late=late)
+        if self._activity in ("idle", "aborted"):
+            series.ending, series.ending_s = "complete", self.monotonic()
+            series.is_early = True
+        return series, begin
 
     def _end(self, state: State) -> Events:
         series, self._series = self._series, None

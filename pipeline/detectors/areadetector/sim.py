@@ -389,7 +389,8 @@ class AreaDetectorSimulator:
         attributes = {"ColorMode": mode, "AcquireTime": 0.01, "Sample": "LaB6"}
         return {
             "value": (_UNIONS[value.dtype.name], value.reshape(-1)),
-            "codec": {"name": codec, "parameters": _SCALARS[self.dtype]} if codec else {},
+            # also without one: a server keeps what an update does not tell
+            "codec": {"name": codec, "parameters": _SCALARS[self.dtype]},
             "compressedSize": value.nbytes,
             "uncompressedSize": plain,
             "uniqueId": (self.number + (1 << 31)) % (1 << 32) - (1 << 31),

@@ -202,8 +202,8 @@ class HidraSimulator:
             if signals in ready:
                 signals.send_multipart(self._answer(signals.recv_multipart()))
             if receipts in ready:
-                _, name, number = receipts.recv_multipart()
-                self.confirmed.add((name.decode(), int(number)))
+                _, name, *number = receipts.recv_multipart()  # old versions tell no chunk
+                self.confirmed.add((name.decode(), int(number[0]) if number else 0))
         signals.close(linger=0)
         receipts.close(linger=0)
 
