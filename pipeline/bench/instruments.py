@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -39,7 +39,8 @@ class Instrument:
     rate_hz:
         What the detector does; the simulator keeps to it.
     frame_nbytes:
-        Of one frame as it is published, about: it says how many frames a run has.
+        Of one frame with all its modules as it is published, about: it says how many frames a run
+        has.
     """
 
     adapter: str
@@ -49,6 +50,8 @@ class Instrument:
     rate_hz: float
     frame_nbytes: int
     what: str
+    #: Sub-images of a frame.
+    modules: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +64,7 @@ class Job:
     options: Mapping[str, Any]
     count: int
     rate_hz: float = 0.0
-    more: Mapping[str, Any] = field(default_factory=dict)
+    modules: int = 1
 
 
 def adapt(line: Line, job: Job) -> None:
@@ -73,7 +76,7 @@ def adapt(line: Line, job: Job) -> None:
     stop = threading.Event()
 
     def progress(report: Any) -> None:
-        if report.confirmed >= job.count:
+        if report.confirmed >= job.count * job.modules:
             stop.set()
 
     with connect(settings=job.settings) as session:
@@ -231,6 +234,7 @@ def _through(ground: Ground, instrument: Instrument) -> _Outcome:
                 options=options,
                 count=count,
                 rate_hz=rate_hz,
+                modules=instrument.modules,
             )
 
         device = job(
@@ -291,10 +295,75 @@ def _eiger(stream_format: str, what: str) -> Instrument:
     )
 
 
+def _files(
+    name: str, module: str, shape: tuple[int, int], rate_hz: float, nbytes: int, what: str
+) -> Instrument:
+    """Return a camera whose stand-in writes TIFF files."""
+    return Instrument(
+        adapter=f"pipeline.detectors.{module}.adapter:{name}Adapter",
+        simulator=f"pipeline.detectors.{module}.sim:{name}Simulator",
+        source=lambda folder, _: {"watch": str(folder), "idle_end_s": 5.0},
+        device=lambda folder, _: {"directory": folder, "shape": shape},
+        rate_hz=rate_hz,
+        frame_nbytes=nbytes,
+        what=what,
+    )
+
+
+_LAMBDA = Instrument(
+    adapter="pipeline.detectors.lambda_xs.adapter:LambdaAdapter",
+    simulator="pipeline.detectors.lambda_xs.sim:LambdaSimulator",
+    source=lambda _, ports: {"endpoint": f"http://127.0.0.1:{ports[0]}", "queue": 4000},
+    device=lambda _, ports: {"port": ports[0], "queue": 4000},
+    rate_hz=2000,
+    frame_nbytes=3 * 512 * 1536 * 2,
+    what="Lambda, 3 modules of 512 x 1536, 12 bit, not compressed",
+    modules=3,
+)
+_AREADETECTOR = Instrument(
+    adapter="pipeline.detectors.areadetector.adapter:AreaDetectorAdapter",
+    simulator="pipeline.detectors.areadetector.sim:AreaDetectorSimulator",
+    source=lambda _, ports: {
+        "channel": "SIM:Pva1:Image",
+        "address": f"127.0.0.1:{ports[0]}",
+    },
+    device=lambda _, ports: {"port": ports[0], "stamped": False, "wait_s": 20.0},
+    rate_hz=200,
+    frame_nbytes=1_200_000,
+    what="areaDetector, NTNDArray of 600 x 1000 uint16 over PV Access",
+)
+_HIDRA = Instrument(
+    adapter="pipeline.detectors.hidra.adapter:HidraAdapter",
+    simulator="pipeline.detectors.hidra.sim:HidraSimulator",
+    source=lambda _, ports: {
+        "endpoint": "127.0.0.1",
+        "signal_port": ports[0],
+        "data_port": ports[1],
+        "receive_host": "127.0.0.1",
+        "bind": "127.0.0.1",
+    },
+    device=lambda _, ports: {"signal_port": ports[0], "stamped": False, "wait_s": 20.0},
+    rate_hz=208,
+    frame_nbytes=2_400_000,
+    what="HiDRA, TIFF files of 2.4 MB, 500 MB/s",
+)
+
 INSTRUMENTS: Mapping[str, Instrument] = {
     "pilatus300k.tif": _pilatus("300k", "tif", 200, 1_209_908, "Pilatus 300k, TIFF files"),
     "pilatus6M.tif": _pilatus("6M", "tif", 25, 24_900_100, "Pilatus 6M, TIFF files"),
     "eiger.stream1": _eiger("legacy", "Eiger 500K, stream V1, bslz4"),
     "eiger.stream2": _eiger("cbor", "Eiger 500K, stream V2, bslz4"),
+    "lambda.3modules": _LAMBDA,
+    "areadetector": _AREADETECTOR,
+    "hidra": _HIDRA,
+    "pco.tif": _files("Pco", "pco", (2048, 2048), 100, 8_406_200, "PCO edge 4.2, TIFF files"),
+    "perkinelmer.tif": _files(
+        "PerkinElmer",
+        "perkinelmer",
+        (2048, 2048),
+        15,
+        16_778_000,
+        "PerkinElmer, float TIFF files with sidecars",
+    ),
     "pilatus6M.cbf": _pilatus("6M", "cbf", 100, 6_300_000, "Pilatus 6M, CBF files"),
 }

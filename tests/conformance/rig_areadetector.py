@@ -20,6 +20,8 @@ class Rig:
     keeps = False
     unsupported: ClassVar[Mapping[str, str]] = {}
     tells_count = False
+    #: Nothing but its silence ends a series whose start was not told: the next one may be sooner.
+    states: ClassVar[Mapping[str, tuple[str, ...]]] = {"missing_start": ("complete", "lost")}
 
     def __init__(self, folder: Path) -> None:
         self.camera = AreaDetectorSimulator(shape=SHAPE)
