@@ -226,10 +226,10 @@ def test_sources_without_a_pause_leave_time_for_the_spool_and_the_manifest(
 
     def write() -> None:
         number = 0
-        while not stop.is_set() and number < 20_000:
+        while not stop.is_set():
             out.write(frame(number, 1000), number=number)
             number += 1
-            stop.wait(0.0005)
+            stop.wait(0.002)  # far below the linger: there is a young draft at any time
             if out.position.spooled > 20:
                 started.set()
 
@@ -238,7 +238,7 @@ def test_sources_without_a_pause_leave_time_for_the_spool_and_the_manifest(
     try:
         assert started.wait(20)
         gate.is_open.set()
-        assert wait_until(lambda: not out._spooling.active, timeout_s=30), out.position
+        assert wait_until(lambda: not out._spooling.active, timeout_s=60), out.position
     finally:
         stop.set()
         thread.join(10)
