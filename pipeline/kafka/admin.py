@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -94,7 +95,7 @@ class Admin:
         replication: int | None = None,
         durable: bool = False,
     ) -> None:
-        """Create a topic; one that exists is left as it is.
+        """Create a topic and wait until the brokers tell of it; one that exists is left as it is.
 
         ``replication`` defaults to min(3, brokers); with 2 or more min.insync.replicas is 2.
         ``durable``: flush every record where there is one replica only.
@@ -114,6 +115,15 @@ class Admin:
                 raise self._watch.error(error) from error
         except TimeoutError as error:
             raise self._watch.error("creating a topic took too long") from error
+        self._wait_for(topic)
+
+    def _wait_for(self, topic: str) -> None:
+        # The controller answers first; a broker that has just started knows seconds later.
+        deadline_s = time.monotonic() + self.settings.timeout_s
+        while not self.partitions(topic):
+            if time.monotonic() > deadline_s:
+                raise self._watch.error(f"topic {topic} was created, but no broker tells of it")
+            time.sleep(0.02)
 
     def _brokers(self) -> dict[int, Any]:
         with translated(self._watch):
