@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import socket
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -50,8 +49,6 @@ class Instrument:
     rate_hz: float
     frame_nbytes: int
     what: str
-    #: Sub-images of a frame.
-    modules: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +61,6 @@ class Job:
     options: Mapping[str, Any]
     count: int
     rate_hz: float = 0.0
-    modules: int = 1
 
 
 def adapt(line: Line, job: Job) -> None:
@@ -73,12 +69,6 @@ def adapt(line: Line, job: Job) -> None:
     from pipeline.session import connect
 
     adapter = _load(job.target)(**job.options)
-    stop = threading.Event()
-
-    def progress(report: Any) -> None:
-        if report.confirmed >= job.count * job.modules:
-            stop.set()
-
     with connect(settings=job.settings) as session:
         usage = Usage()
         line.say("ready")
@@ -91,8 +81,7 @@ def adapt(line: Line, job: Job) -> None:
                 stream=_STREAM,
                 streams=1,
                 idle_end_s=5.0,
-                stop=stop,
-                on_progress=progress,
+                hole_wait_s=0.1,  # some count from 1: readers would wait for 0
             )
         finally:
             adapter.close()
@@ -234,7 +223,6 @@ def _through(ground: Ground, instrument: Instrument) -> _Outcome:
                 options=options,
                 count=count,
                 rate_hz=rate_hz,
-                modules=instrument.modules,
             )
 
         device = job(
@@ -318,7 +306,6 @@ _LAMBDA = Instrument(
     rate_hz=2000,
     frame_nbytes=3 * 512 * 1536 * 2,
     what="Lambda, 3 modules of 512 x 1536, 12 bit, not compressed",
-    modules=3,
 )
 _AREADETECTOR = Instrument(
     adapter="pipeline.detectors.areadetector.adapter:AreaDetectorAdapter",

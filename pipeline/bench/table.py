@@ -19,9 +19,7 @@ def drawn(rows: Sequence[Row], *, conditions: bool) -> Table:
         table.add_column("conditions")
     for row in rows:
         cells = [row.id, *_cells(row)]
-        table.add_row(*cells, *([row.conditions] if conditions and not row.error else []))
-        if row.error:
-            table.add_row(f"  failed: {row.error}")
+        table.add_row(*cells, *([row.conditions] if conditions else []))
     return table
 
 

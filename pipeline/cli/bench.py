@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
 from pipeline.errors import InvalidArgumentError
+
+#: Columns where no terminal tells its own.
+_WIDTH = 120
 
 
 @click.command()
@@ -43,7 +47,10 @@ def command(ids: tuple[str, ...], quick: bool, as_json: bool, home: Path | None)
     if as_json:
         click.echo(json.dumps(report(rows, started), indent=2))
     else:
-        console = Console()
+        console = Console(width=None if sys.stdout.isatty() else _WIDTH)
         console.print(drawn(rows, conditions=console.width >= 140))
-    if any(row.error for row in rows):
+    failed = [row for row in rows if row.error]
+    for row in failed:
+        click.echo(f"{row.id} failed: {row.error}", err=True)
+    if failed:
         raise click.exceptions.Exit(1)
