@@ -24,13 +24,13 @@ from pipeline.errors import (
 from pipeline.naming import file_name
 from pipeline.protocols import FrameLike
 from pipeline.records import StreamInfo
-from pipeline.sinks.chunks import Compression, choose_format
-from pipeline.sinks.facts import Facts
-from pipeline.sinks.growing import GrowingTable, Ranges
-from pipeline.sinks.nxmx import write_layout
-from pipeline.sinks.provenance import write_provenance
-from pipeline.sinks.table import INCOMPLETE, INVALID_PAYLOAD, LATE_DUPLICATE, NO_BLOB, Layout
-from pipeline.sinks.target import Target, short_name, sink_errors
+from pipeline.sinks.hdf5.chunks import Compression, choose_format
+from pipeline.sinks.hdf5.facts import Facts
+from pipeline.sinks.hdf5.growing import GrowingTable, Ranges
+from pipeline.sinks.hdf5.nxmx import write_layout
+from pipeline.sinks.hdf5.provenance import write_provenance
+from pipeline.sinks.hdf5.table import INCOMPLETE, INVALID_PAYLOAD, LATE_DUPLICATE, NO_BLOB, Layout
+from pipeline.sinks.hdf5.target import Target, short_name, sink_errors
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pipeline.frame import AttributeValue
 from pipeline.protocols import FrameLike
 from pipeline.records import StreamInfo
-from pipeline.sinks.columns import as_text
+from pipeline.sinks.hdf5.columns import as_text
 
 #: h c in eV angstrom, from the exact SI values of 2019.
 _HC_EV_A = 12398.419843320026

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.protocols import FrameLike
-from pipeline.sinks.chunks import ChunkFormat, ChunkWriter, sentinel
-from pipeline.sinks.columns import Columns
+from pipeline.sinks.hdf5.chunks import ChunkFormat, ChunkWriter, sentinel
+from pipeline.sinks.hdf5.columns import Columns
 
 #: Bits of ``frame_status``.
 LATE_DUPLICATE, INVALID_PAYLOAD, NO_BLOB, INCOMPLETE = 1, 2, 4, 8

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.naming import StreamId
-from pipeline.sinks.columns import as_text
-from pipeline.sinks.facts import Facts
-from pipeline.sinks.nodes import attribute, field, group
-from pipeline.sinks.table import FrameTable
+from pipeline.sinks.hdf5.columns import as_text
+from pipeline.sinks.hdf5.facts import Facts
+from pipeline.sinks.hdf5.nodes import attribute, field, group
+from pipeline.sinks.hdf5.table import FrameTable
 
 
 def write_provenance(

@@ -13,10 +13,10 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.sinks.columns import as_text, link_name
-from pipeline.sinks.facts import Facts, utc
-from pipeline.sinks.nodes import attribute, field, group
-from pipeline.sinks.table import FrameTable
+from pipeline.sinks.hdf5.columns import as_text, link_name
+from pipeline.sinks.hdf5.facts import Facts, utc
+from pipeline.sinks.hdf5.nodes import attribute, field, group
+from pipeline.sinks.hdf5.table import FrameTable
 
 #: The scan axis in the McStas frame (z along the beam, y up): horizontal, as DECTRIS' file writer
 #: has it; ``rotation_axis`` of the metadata overrides it.

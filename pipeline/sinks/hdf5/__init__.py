@@ -1,0 +1,5 @@
+"""Streams as HDF5 files; ``docs/sinks/hdf5.md`` says what is where."""
+
+from pipeline.sinks.hdf5.sink import Hdf5Sink, SinkCounts
+
+__all__ = ["Hdf5Sink", "SinkCounts"]
