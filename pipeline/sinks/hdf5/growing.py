@@ -9,7 +9,13 @@ import numpy.typing as npt
 
 from pipeline.errors import SinkError
 from pipeline.protocols import FrameLike
-from pipeline.sinks.hdf5.table import INCOMPLETE, INVALID_PAYLOAD, LATE_DUPLICATE, FrameTable, Layout
+from pipeline.sinks.hdf5.table import (
+    INCOMPLETE,
+    INVALID_PAYLOAD,
+    LATE_DUPLICATE,
+    FrameTable,
+    Layout,
+)
 from pipeline.sinks.hdf5.target import Target
 
 #: Inclusive ranges of frame numbers, by their name in the account.
