@@ -162,6 +162,31 @@ class AlreadyAcknowledgedError(PipelineError, ValueError):
     """A delivery was acknowledged, retried or rejected before."""
 
 
+class NodeNotFoundError(PipelineError, KeyError):
+    """The tree of a stream has no group or dataset at this path."""
+
+    def __init__(self, path: str, *, stream: object, at: str) -> None:
+        self.path = path
+        self.stream = str(stream)
+        self.at = at
+        super().__init__(f"no {path} in {self.stream}: there is nothing of that name in {at}")
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # a KeyError's own text is in quotes
+
+
+class PositionError(PipelineError, IndexError):
+    """A position outside a dataset of a stream's tree."""
+
+    def __init__(self, position: int, extent: int) -> None:
+        self.position = position
+        self.extent = extent
+        super().__init__(
+            f"position {position} is outside an axis of {extent}: it begins with 0, whatever the"
+            " number of the first frame; a stream that goes on grows with view.refresh()"
+        )
+
+
 # -- payloads -----------------------------------------------------------------------------------
 
 

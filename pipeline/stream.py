@@ -7,7 +7,7 @@ import io
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +36,10 @@ from pipeline.reading.ordered import OrderedFrames
 from pipeline.reading.selecting import SelectedFrames
 from pipeline.reading.single import Newest, SingleReader
 from pipeline.reading.table import FrameTable
-from pipeline.records import Start, State, StreamInfo
+from pipeline.records import Located, Segment, Start, State, StreamInfo
+
+if TYPE_CHECKING:
+    from pipeline.view.nodes import H5View
 
 __all__ = ["Frame", "ModularFrame", "OrderedFrames", "Stream"]
 
@@ -261,6 +264,10 @@ class Stream:
         self._live.refresh()
         return self._live.table
 
+    def reload(self, located: Located) -> Segment:
+        """Read a record of the table again, with the payloads inside it."""
+        return self._live.reload(located)
+
     def frames(self) -> Iterator[Frame]:
         """Return the frames up to now in number order; payloads are read only when asked for."""
         return FrameFeed(
@@ -317,6 +324,24 @@ class Stream:
             if self._live.refresh().end_offsets is None:
                 raise StreamOpenError(self.name, "use chunks() or select(), or wait for its end")
             return lazy_array(StackedFrames(self._live, self.fetcher, self.origin))
+
+    def h5(self) -> H5View:
+        """Return the stream as the tree of its NXmx file, without a file: an h5py-like view.
+
+        ``view["entry/data/data"][100:110]`` reads ten frames and nothing else.  Position i is
+        frame number first + i; missing frames hold the highest value of an unsigned type, -1, or
+        not a number.  It is what was there at this moment, until ``view.refresh()``.  Blocks until
+        all records up to now are read.
+
+        Raises
+        ------
+        StreamTimeoutError
+            The log stalls on the way.
+        """
+        from pipeline.view.nodes import H5View  # loaded by who uses it
+
+        self._log()
+        return H5View(self._live, self.fetcher, self.origin)
 
     # -- closing ----------------------------------------------------------------------------------
 
