@@ -26,7 +26,7 @@ from pipeline.cli.output import (
 from pipeline.cli.signals import Stop, stopping
 
 if TYPE_CHECKING:
-    from pipeline.cli.sinking import SinkReport
+    from pipeline.sinks.hdf5.following import SinkReport
 
 
 #: A sink started before its detector is no mistake; a wrong name should not wait for ever.
@@ -80,9 +80,9 @@ def hdf5(
     Every frame is written, late ones too, and the account is checked against the file before it
     gets its name. A stream that is not complete still gives a file, which says so.
     """
-    from pipeline.cli.sinking import write_stream
     from pipeline.session import connect
     from pipeline.sinks.hdf5 import Hdf5Sink
+    from pipeline.sinks.hdf5.following import write_stream
 
     with (
         connect(store) as session,

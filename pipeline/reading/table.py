@@ -165,6 +165,11 @@ class FrameTable:
         return self._columns["checksums"].view
 
     @property
+    def digests(self) -> npt.NDArray[np.uint32]:
+        """CRC-32C of each row's shape, dtype, encoding and source attributes."""
+        return self._columns["digests"].view
+
+    @property
     def nbytes(self) -> npt.NDArray[np.uint32]:
         """Bytes of each row's payload."""
         return self._columns["lengths"].view
@@ -189,6 +194,13 @@ class FrameTable:
         """Return the record of a row, and the row within it."""
         record = int(self._record_of.view[row])
         return self.records[record], row - self._begins[record]
+
+    def sources(self) -> tuple[Int64s, Int64s]:
+        """Return partition and offset of each row's record."""
+        record_of = self._record_of.view
+        partitions = np.array([r.partition for r in self.records], np.int64)
+        offsets = np.array([r.offset for r in self.records], np.int64)
+        return partitions[record_of], offsets[record_of]
 
     def names(self) -> list[str]:
         """Return the names of all attributes that some frame has."""

@@ -183,18 +183,17 @@ def test_a_sink_that_follows_ends_with_the_stream(
         assert np.array_equal(file["entry/data/data"][:, 0, 0], np.arange(50))
 
 
-def test_a_sink_that_is_stopped_leaves_no_file(
+def test_a_sink_that_is_stopped_goes_on_where_it_was(
     home_env: Path, beamtime: str, tmp_path: Path
 ) -> None:
     import pipeline
 
+    command = ("sink", "hdf5", f"{beamtime}/d/s", "--out", str(tmp_path), "--follow")
     with pipeline.connect() as session:
         out = session.publish(beamtime, "d", "s", rate_hz=100)
-        out.write(np.zeros((16, 16), np.uint16))
+        out.write(np.full((16, 16), 7, np.uint16))
         out.flush()
-        sink = start(
-            "sink", "hdf5", f"{beamtime}/d/s", "--out", str(tmp_path), "--follow", "--report", "0.1"
-        )
+        sink = start(*command, "--report", "0.1")
         try:
             assert wait_until((tmp_path / ".d_s.h5.part").exists, timeout_s=60)
             sink.send_signal(signal.SIGINT)
@@ -202,9 +201,14 @@ def test_a_sink_that_is_stopped_leaves_no_file(
         finally:
             sink.kill()
             sink.wait()
-        out.end("aborted")
-    assert sink.returncode == 130, err
-    assert list(tmp_path.iterdir()) == []
+        assert sink.returncode == 130, err
+        assert not list(tmp_path.glob("*.h5"))
+        out.write(np.full((16, 16), 8, np.uint16))
+        out.end("complete")
+        run(*command)
+    assert [path.name for path in tmp_path.iterdir()] == ["d_s.h5"]
+    with h5py.File(tmp_path / "d_s.h5") as file:
+        assert file["entry/data/data"][:, 0, 0].tolist() == [7, 8]
 
 
 def test_workers_publish_what_a_function_returns(

@@ -8,7 +8,7 @@ import random
 import subprocess
 import sys
 import textwrap
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +246,7 @@ def test_numbers_that_are_clocks_are_refused_by_name(tmp_path: Path) -> None:
         sink.write(frame(0))
         with pytest.raises(SinkError, match="are they counters"):
             sink.write(frame(1_700_000_000_000))
+        sink.abort()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -489,7 +490,7 @@ def test_a_given_mask_is_written_and_its_shape_is_checked(tmp_path: Path) -> Non
         np.testing.assert_array_equal(file["entry/instrument/detector/pixel_mask"][:], mask)
     with pytest.raises(SinkError, match="pixel_mask has shape"):
         write(tmp_path / "other", [frame(0)], pixel_mask=mask[1:])
-    assert list((tmp_path / "other").iterdir()) == []
+    assert list((tmp_path / "other").iterdir()) == []  # told with the first frame
 
 
 def test_every_class_and_path_attribute_is_fixed_ascii(tmp_path: Path) -> None:
@@ -563,12 +564,61 @@ def test_nothing_has_the_name_before_the_end_and_abort_leaves_nothing(tmp_path: 
         sink.open(make_info())
 
 
-def test_an_error_in_the_block_aborts(tmp_path: Path) -> None:
+def test_what_a_sink_has_left_the_next_one_goes_on_with(tmp_path: Path) -> None:
     with pytest.raises(KeyError), Hdf5Sink(tmp_path) as sink:
         sink.open(make_info())
-        sink.write(frame(0))
+        for number in range(10, 20):
+            sink.write(frame(number, omega=number / 10), (0, number))
+        sink.checkpoint([18])
         raise KeyError
-    assert list(tmp_path.iterdir()) == []
+    with Hdf5Sink(tmp_path) as sink:
+        sink.open(make_info())
+        assert sink.marker == [18]
+        assert sink.counts.written == 8
+        for number in range(17, 25):
+            sink.write(frame(number, omega=number / 10), (0, number))
+        assert sink.counts.duplicate == 0  # the same record again is no second copy
+        path = Path(sink.finish({}))
+    assert list(tmp_path.iterdir()) == [path]
+    with h5py.File(path) as file:
+        detector = file["entry/instrument/detector"]
+        for position in range(15):
+            np.testing.assert_array_equal(file["entry/data/data"][position], pixels(10 + position))
+        assert detector["frame_valid"][:].all()
+        assert not detector["frame_status"][:].any()
+        assert detector["attributes/omega"][:].tolist() == [n / 10 for n in range(10, 25)]
+        assert file["entry/provenance/offset"][:].tolist() == list(range(10, 25))
+
+
+def test_a_file_is_read_while_it_grows(tmp_path: Path) -> None:
+    with Hdf5Sink(tmp_path) as sink:
+        sink.open(make_info())
+        sink.write(frame(0))
+        sink.checkpoint()
+        with h5py.File(tmp_path / ".pilatus_scan_7.h5.part", swmr=True, locking=False) as file:
+            data, valid = file["entry/data/data"], file["entry/instrument/detector/frame_valid"]
+            for number in range(1, 200):
+                sink.write(frame(number))
+                if number % 50 == 0:
+                    sink.checkpoint()
+                    valid.refresh()
+                    data.refresh()
+                    assert int(valid[:].sum()) == number + 1
+                    np.testing.assert_array_equal(data[number], pixels(number))
+        sink.finish({})
+
+
+def test_a_file_of_another_stream_with_this_name_is_set_aside(tmp_path: Path) -> None:
+    with Hdf5Sink(tmp_path) as sink:
+        sink.open(make_info())
+        sink.write(frame(0))
+    other = make_info()
+    other.start = replace(other.start, stream_key=b"abcdefgh")
+    path = write(tmp_path, [frame(5)], info=other)
+    (aside,) = [entry for entry in tmp_path.iterdir() if entry != path]
+    assert aside.name.endswith(".left")
+    with h5py.File(path) as file:
+        assert file["entry/data/frame_number"][:].tolist() == [5]
 
 
 def test_an_existing_file_is_kept_unless_asked(tmp_path: Path) -> None:
@@ -597,11 +647,12 @@ def test_two_sinks_on_one_file_are_refused(tmp_path: Path) -> None:
         assert Path(first.finish({})).exists()
 
 
-def test_what_a_killed_sink_left_is_overwritten(tmp_path: Path) -> None:
+def test_rubbish_in_the_place_of_an_unfinished_file_is_set_aside(tmp_path: Path) -> None:
     (tmp_path / ".pilatus_scan_7.h5.part").write_bytes(b"rubbish")
     (tmp_path / ".pilatus_scan_7.h5.lock").touch()
     path = write(tmp_path, [frame(0)])
-    assert list(tmp_path.iterdir()) == [path]
+    (aside,) = [entry for entry in tmp_path.iterdir() if entry != path]
+    assert aside.read_bytes() == b"rubbish"
 
 
 def test_a_directory_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
@@ -629,13 +680,13 @@ FULL_DISK = """
     resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
     try:
         with Hdf5Sink(Path({out!r}), compression="none") as sink:
-            sink.open(t.make_info())
+            sink.open(t.make_info(expected={count}))
             for number in range({count}):
-                sink.write(t.frame(number, np.zeros(({side}, 100), np.int32)))
+                sink.write(t.frame(number, np.full(({side}, 100), number, np.int32)))
+                sink.checkpoint(every_s=0.01)
             sink.finish({{"missing": {missing}}})
     except SinkError as error:
         print(error)
-        print(sorted(p.name for p in Path({out!r}).iterdir()))
 """
 
 
@@ -644,7 +695,7 @@ FULL_DISK = """
     [(100, 500, []), (5000, 5, []), (2, 500, [[2, 60]]), (9, 550, [])],
     ids=["while writing", "small frames", "in finish", "in the layout"],
 )
-def test_a_full_disk_is_an_error_that_says_so_and_leaves_nothing(
+def test_a_full_disk_is_an_error_that_says_so_and_with_room_it_goes_on(
     tmp_path: Path, count: int, side: int, missing: list[list[int]]
 ) -> None:
     # in a process of its own: the limit cannot be taken back, nor can what HDF5 keeps open
@@ -661,7 +712,18 @@ def test_a_full_disk_is_an_error_that_says_so_and_leaves_nothing(
     )
     assert done.returncode == 0, done.stderr
     assert "no room left" in done.stdout
-    assert done.stdout.splitlines()[-1] == "[]"
+    assert list(out.glob("*.h5")) == []
+    with Hdf5Sink(out, compression="none") as sink:
+        sink.open(make_info())
+        for number in range(count):
+            sink.write(frame(number, np.full((side, 100), number, np.int32)))
+        path = Path(sink.finish({"missing": missing}))
+    assert list(out.iterdir()) == [path]
+    with h5py.File(path) as file:
+        valid = file["entry/instrument/detector/frame_valid"][:]
+        assert int(valid.sum()) == count
+        for number in range(0, count, 1 + count // 50):
+            assert (file["entry/data/data"][number] == number).all()
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "lz4", "bszstd", "zstd"])

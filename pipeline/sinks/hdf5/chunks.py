@@ -45,6 +45,11 @@ _FORMATS = {
 }
 
 
+def format_of(encoding: str) -> ChunkFormat:
+    """Return the format of a dataset whose chunks have this encoding."""
+    return _FORMATS[encoding]
+
+
 def choose_format(compression: Compression, encoding: str) -> ChunkFormat:
     """Return the format of a dataset whose first frame arrives in ``encoding``.
 
@@ -68,46 +73,58 @@ def sentinel(dtype: str) -> Any:
 class ChunkWriter:
     """The image dataset: one chunk a frame, written whole."""
 
-    def __init__(
-        self,
+    def __init__(self, dataset: Any, chunk_format: ChunkFormat) -> None:
+        self.dataset = dataset
+        self.chunk_format = chunk_format
+        self.shape: tuple[int, ...] = dataset.shape[1:]
+        self.dtype = dataset.dtype
+        self._reached: int = dataset.shape[0]
+        self._capacity: int = dataset.maxshape[0]
+        self._origin = (0,) * len(self.shape)
+        self._frame_space = h5py.h5s.create_simple((1, *self.shape))
+
+    @classmethod
+    def create(
+        cls,
         group: Any,
         *,
         shape: tuple[int, ...],
         dtype: str,
         capacity: int,
         chunk_format: ChunkFormat,
-    ) -> None:
-        self.shape = shape
-        self.dtype = np.dtype(dtype)
-        self.capacity = capacity
-        self.chunk_format = chunk_format
+    ) -> ChunkWriter:
+        """Make the dataset ``data``, empty, for up to ``capacity`` frames."""
         options: dict[str, Any] = {}
         if chunk_format.filter_id is not None:
             options["compression"] = chunk_format.filter_id
             options["compression_opts"] = chunk_format.options
             if chunk_format.filter_id == 1:
                 options |= {"compression": "gzip", "compression_opts": chunk_format.options[0]}
-        self.dataset = group.create_dataset(
+        dataset = group.create_dataset(
             "data",
             shape=(0, *shape),
             maxshape=(capacity, *shape),
             chunks=(1, *shape),
-            dtype=self.dtype,
+            dtype=np.dtype(dtype),
             fillvalue=sentinel(dtype),
             **options,
         )
-        self._frame_space = h5py.h5s.create_simple((1, *shape))
+        return cls(dataset, chunk_format)
 
     def write(self, position: int, frame: FrameLike, pixels: npt.NDArray[Any]) -> None:
         """Write a frame; its payload as it is, if it has the dataset's encoding."""
         if frame.encoding == self.chunk_format.encoding:
-            # copied: h5py 3.16 takes bytes, and stores strided memory wrongly
-            self.write_chunk(position, bytes(byte_view(frame.payload)))
+            self.write_chunk(position, byte_view(frame.payload))
+        elif self.chunk_format.filter_id is None:
+            self.write_chunk(position, byte_view(np.ascontiguousarray(pixels, self.dtype)))
         else:
             self.write_pixels(position, pixels)
 
-    def write_chunk(self, position: int, chunk: bytes) -> None:
-        """Write a chunk in the dataset's encoding; the library does not look into it."""
+    def write_chunk(self, position: int, chunk: bytes | memoryview) -> None:
+        """Write a chunk in the dataset's encoding; the library does not look into it.
+
+        ``chunk`` must be contiguous: h5py 3.16 stores strided memory wrongly.
+        """
         self._reach(position)
         self.dataset.id.write_direct_chunk((position, *self._origin), chunk)
 
@@ -124,14 +141,22 @@ class ChunkWriter:
         chunk: bytes = self.dataset.id.read_direct_chunk((position, *self._origin))[1]
         return chunk
 
+    def places(self, count: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+        """Return per position where in the file its chunk begins, and its size; 0 for none."""
+        addresses, sizes = np.zeros(count, np.uint64), np.zeros(count, np.uint64)
+
+        def note(chunk: Any) -> None:
+            position = chunk.chunk_offset[0]
+            addresses[position], sizes[position] = chunk.byte_offset, chunk.size
+
+        self.dataset.id.chunk_iter(note)
+        return addresses, sizes
+
     def resize(self, count: int) -> None:
         """Set the number of frames."""
         self.dataset.resize(count, axis=0)
-
-    @property
-    def _origin(self) -> tuple[int, ...]:
-        return (0,) * len(self.shape)
+        self._reached = count
 
     def _reach(self, position: int) -> None:
-        if position >= self.dataset.shape[0]:
-            self.resize(min(self.capacity, -(-(position + 1) // _BLOCK) * _BLOCK))
+        if position >= self._reached:
+            self.resize(min(self._capacity, -(-(position + 1) // _BLOCK) * _BLOCK))

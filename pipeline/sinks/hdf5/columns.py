@@ -140,23 +140,18 @@ def _widened(values: npt.NDArray[Any], old: Kind, new: Kind) -> npt.NDArray[Any]
 
 
 class Columns:
-    """The timestamps and all attributes of the frames."""
+    """All attributes of the frames, below ``detector``."""
 
     def __init__(self, detector: Any, *, capacity: int) -> None:
         self._capacity = capacity
-        self._timestamps = Column(
-            detector, "timestamp", capacity=capacity, kind="int64", fill=np.uint64(0)
-        )
         self._group = detector.create_group("attributes")
         self._columns: dict[str, Column] = {}
         self._rows = 0
 
-    def add(self, position: int, timestamp_ns: int, attributes: Mapping[str, Any]) -> None:
-        """Take what one frame says; ``timestamp_ns`` 0 for a frame that is not valid."""
-        self._timestamps.put(position, timestamp_ns, "int64")
+    def add(self, position: int, attributes: Mapping[str, Any]) -> None:
+        """Take what one frame says."""
         rest: dict[str, AttributeValue] = {}
-        for name, given in attributes.items():
-            value = given.item() if isinstance(given, np.generic) else given
+        for name, value in attributes.items():
             if value is None:
                 continue
             column = self._column(name, value)
@@ -172,20 +167,13 @@ class Columns:
 
     def flush(self) -> None:
         """Write what was collected."""
-        for column in (self._timestamps, *self._columns.values()):
+        for column in self._columns.values():
             column.flush()
 
     def resize(self, count: int) -> None:
         """Write what was collected and set the number of rows."""
-        for column in (self._timestamps, *self._columns.values()):
+        for column in self._columns.values():
             column.resize(count)
-
-    def copy_to(self, other: Columns, *, count: int, shift: int) -> None:
-        """Write the first ``count`` rows to ``other``, row i to row i + ``shift``."""
-        self.resize(count)
-        _copy(self._timestamps, other._timestamps, shift)
-        for name, column in self._columns.items():
-            _copy(column, other._make(name, column.kind), shift)
 
     def numbers(self, name: str, count: int) -> npt.NDArray[np.float64] | None:
         """Return a numeric column as floats, NaN where absent; None if there is none."""
@@ -209,10 +197,3 @@ class Columns:
                 self._group, link_name(name), capacity=self._capacity, kind=kind, fill=fill
             )
         return self._columns[name]
-
-
-def _copy(source: Column, target: Column, shift: int) -> None:
-    for start, values in source.blocks():
-        skip = max(0, -(start + shift))
-        if skip < len(values):
-            target.write_block(start + shift + skip, values[skip:])

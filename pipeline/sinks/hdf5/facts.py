@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.frame import AttributeValue
-from pipeline.protocols import FrameLike
 from pipeline.records import StreamInfo
 from pipeline.sinks.hdf5.columns import as_text
 
@@ -23,7 +22,7 @@ _PILATUS_MASK = {-1: 1, -2: 2}
 
 @dataclass(slots=True, kw_only=True)
 class Facts:
-    """Collected while frames pass; asked when the file is laid out.
+    """Asked when the file is laid out.
 
     Values come from the stream's metadata, and where that lacks a name from the attributes of the
     first frame that came.
@@ -37,20 +36,6 @@ class Facts:
     #: Earliest and latest start of an exposure, ns since 1970; 0 before the first frame.
     earliest_ns: int = 0
     latest_ns: int = 0
-    _seen: bool = False
-
-    def see(self, frame: FrameLike, pixels: npt.NDArray[Any] | None) -> None:
-        """Note what one frame says."""
-        moment = frame.timestamp_ns
-        if not self._seen:
-            self._seen = True
-            self.first_number = frame.number
-            self.first_attributes = dict(frame.attributes)
-        if moment > 0 and (not self.earliest_ns or moment < self.earliest_ns):
-            self.earliest_ns = moment
-        self.latest_ns = max(self.latest_ns, moment)
-        if self.mask is None and pixels is not None and pixels.ndim == 2:
-            self.mask = self._mask_of(pixels)
 
     @property
     def metadata(self) -> dict[str, AttributeValue]:
@@ -104,7 +89,8 @@ class Facts:
             return angle
         return angle - (self.first_number - first) * increment
 
-    def _mask_of(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
+    def mask_of(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
+        """Return the mask that the pixels of one image, (rows, columns), tell."""
         mask = np.zeros(pixels.shape, np.uint32)
         # negative pixels of other detectors, or of differences, are measured values
         description = self.text("detector_description", default="") or ""

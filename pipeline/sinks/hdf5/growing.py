@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
+import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import SinkError
 from pipeline.protocols import FrameLike
 from pipeline.sinks.hdf5.table import (
     INCOMPLETE,
@@ -15,6 +15,7 @@ from pipeline.sinks.hdf5.table import (
     LATE_DUPLICATE,
     FrameTable,
     Layout,
+    check_positions,
 )
 from pipeline.sinks.hdf5.target import Target
 
@@ -23,7 +24,7 @@ Ranges = Mapping[str, list[tuple[int, int]]]
 
 #: Frames a file can take when the source does not say how many come; 16 bytes of (sparse) file
 #: each, and a copy of the file when there are more.
-_CAPACITY = 2**18
+_CAPACITY = 2**20
 #: Positions in one file: beyond, a number is more likely a clock than a counter.
 _MAX_POSITIONS = 2**24
 #: So many times a lower number costs a copy that fits exactly; after that copies leave room in
@@ -44,50 +45,92 @@ class GrowingTable:
 
     Parameters
     ----------
-    number:
-        Of the first frame that comes: position 0, until a lower one comes.
-    expected:
-        How many frames the source says there will be; None if it does not.
+    stream_key:
+        Of the stream whose frames they are.
+    table:
+        As it was created or resumed; it lies in ``target.part``.
     """
 
-    def __init__(
-        self, target: Target, *, layout: Layout, number: int, expected: int | None
-    ) -> None:
+    def __init__(self, target: Target, *, stream_key: bytes, table: FrameTable) -> None:
         self._target = target
+        self._key = stream_key
         self._moves = 0
-        self._lowest: int | None = None
-        capacity = min(expected or _CAPACITY, _MAX_POSITIONS)
-        self.table = FrameTable(target.part, base=number, capacity=capacity, layout=layout)
+        self.table = table
 
-    def put(self, frame: FrameLike, pixels: npt.NDArray[Any] | None, problem: int) -> None:
+    @classmethod
+    def create(
+        cls,
+        target: Target,
+        *,
+        stream_key: bytes,
+        layout: Layout,
+        number: int,
+        expected: int | None,
+        marker: Sequence[int],
+    ) -> Self:
+        """Begin a file with frame ``number`` at position 0, until a lower one comes.
+
+        ``expected``: how many frames the source says there will be; None if it does not.
+        """
+        table = FrameTable.create(
+            target.rewritten,
+            stream_key=stream_key,
+            base=number,
+            capacity=min(expected or _CAPACITY, _MAX_POSITIONS),
+            layout=layout,
+            marker=marker,
+        )
+        target.rewritten.replace(target.part)
+        return cls(target, stream_key=stream_key, table=table)
+
+    def put(
+        self,
+        frame: FrameLike,
+        pixels: npt.NDArray[Any] | None,
+        problem: int,
+        source: tuple[int, int],
+    ) -> None:
         """Write one frame, at whatever cost; see :meth:`FrameTable.put`."""
         self._make_room(frame.number, frame.number)
-        self.table.put(frame, pixels, problem)
-        self._lowest = frame.number if self._lowest is None else min(self._lowest, frame.number)
+        self.table.put(frame, pixels, problem, source)
 
     def is_written(self, number: int) -> bool:
         """Whether a valid frame of this number has been written."""
-        position = number - self.table.base
-        return 0 <= position < len(self.table.valid) and bool(self.table.valid[position])
+        rows, position = self.table.rows, number - self.table.base
+        return 0 <= position < len(rows) and bool(rows.valid[position])
+
+    def source(self, number: int) -> tuple[int, int]:
+        """Return partition and offset of the record of a frame that was written."""
+        rows, position = self.table.rows, number - self.table.base
+        return int(rows.partition[position]), int(rows.offset[position])
 
     def note(self, number: int, bit: int) -> None:
         """Set a status bit of a frame that was written."""
-        self.table.status[number - self.table.base] |= bit
+        position = number - self.table.base
+        self.table.rows.mark(position, position, bit)
+
+    @property
+    def numbers(self) -> tuple[int, int] | None:
+        """The lowest and the highest number of which something was written."""
+        rows = self.table.rows
+        there = np.flatnonzero((rows.valid != 0) | (rows.status != 0))
+        if not len(there):
+            return None
+        return self.table.base + int(there[0]), self.table.base + int(there[-1])
 
     def complete(self, ranges: Ranges) -> None:
         """Let the positions be exactly the numbers known to exist, and all of them filled."""
         existing = [pair for name in _EXISTING for pair in ranges.get(name, [])]
-        firsts = [first for first, _ in existing]
-        if self._lowest is not None:
-            firsts.append(self._lowest)
-        first = min(firsts, default=self.table.base)
-        written = self.table.base + len(self.table.valid)
-        last = max([written - 1, *(last for _, last in existing)])
-        self._make_room(first, last, exact=True)
-        self.table.fill(max(last - first + 1, 0))
+        if self.numbers is not None:
+            existing.append(self.numbers)
+        first = min((pair[0] for pair in existing), default=self.table.base)
+        last = max((pair[1] for pair in existing), default=first - 1)
+        self._make_room(first, max(first, last), exact=True)
+        self.table.rows.reach(last - first + 1)
         for name, bit in _STATUS.items():
             for pair in ranges.get(name, []):
                 self._mark(pair, bit)
+        self.table.fill()
 
     def close(self) -> None:
         """Close the file; may be called twice."""
@@ -97,12 +140,8 @@ class GrowingTable:
         """Have positions for these two numbers; with ``exact`` ``first`` is position 0."""
         table = self.table
         base = first if exact else min(first, table.base)
-        end = max(last + 1, table.base + len(table.valid))
-        if end - base > _MAX_POSITIONS:
-            raise SinkError(
-                f"frame numbers {base} to {end - 1} do not fit into one file, which takes"
-                f" {_MAX_POSITIONS} positions, missing frames included: are they counters?"
-            )
+        end = max(last + 1, table.base + len(table.rows))
+        check_positions(base, end, _MAX_POSITIONS)
         capacity = table.capacity
         if end - base > capacity:
             capacity = min(4 * (end - base), _MAX_POSITIONS)
@@ -119,11 +158,15 @@ class GrowingTable:
         return max(0, base - (end - base), end - _MAX_POSITIONS)
 
     def _move(self, base: int, capacity: int) -> None:
-        self.table = self.table.moved(self._target.rewritten, base=base, capacity=capacity)
-        self._target.rewritten.replace(self._target.part)
+        target = self._target
+        self.table = self.table.moved(
+            target.rewritten, stream_key=self._key, base=base, capacity=capacity
+        )
+        target.rewritten.replace(target.part)
 
     def _mark(self, pair: tuple[int, int], bit: int) -> None:
         """Set a status bit for all numbers of a range that have a position."""
-        status, base = self.table.status, self.table.base
-        for position in range(max(pair[0] - base, 0), min(pair[1] - base + 1, len(status))):
-            status[position] |= bit
+        rows, base = self.table.rows, self.table.base
+        first, last = max(pair[0] - base, 0), min(pair[1] - base, len(rows) - 1)
+        if first <= last:
+            rows.mark(first, last, bit)

@@ -15,35 +15,33 @@ import numpy.typing as npt
 
 from pipeline.sinks.hdf5.columns import as_text, link_name
 from pipeline.sinks.hdf5.facts import Facts, utc
+from pipeline.sinks.hdf5.finished import Finished
 from pipeline.sinks.hdf5.nodes import attribute, field, group
-from pipeline.sinks.hdf5.table import FrameTable
 
 #: The scan axis in the McStas frame (z along the beam, y up): horizontal, as DECTRIS' file writer
 #: has it; ``rotation_axis`` of the metadata overrides it.
 _ROTATION_AXIS = (-1.0, 0.0, 0.0)
-#: Frame numbers made at once.
-_BLOCK = 2**16
 _DET_Z = "/entry/instrument/detector/transformations/det_z"
 _MODULE_OFFSET = "/entry/instrument/detector/module/module_offset"
 _OMEGA = "/entry/sample/transformations/omega"
 
 
-def write_layout(table: FrameTable, facts: Facts, name: str) -> None:
+def write_layout(done: Finished, facts: Facts, name: str) -> None:
     """Write everything but the provenance; the table is complete."""
-    file = table.file
+    file = done.file
     attribute(file, default="entry", file_name=name, file_time=utc(time.time_ns()))
     attribute(file, creator="lichtstrom")
     entry = group(file, "entry", "NXentry")
     attribute(entry, default="data", version=1.0)
-    _entry(entry, facts, len(table.valid))
-    _data(group(entry, "data", "NXdata"), table)
+    _entry(entry, facts, len(done))
+    _data(group(entry, "data", "NXdata"), done)
     _beamline(entry, facts)
     detector = group(entry["instrument"], "detector", "NXdetector")
-    _detector(detector, table, facts)
-    _rows(detector, table, facts)
-    if len(table.layout.shape) == 2:
-        _image_detector(detector, table, facts)
-    _sample(entry, table, facts)
+    _detector(detector, done, facts)
+    _units(detector, facts)
+    if len(done.layout.shape) == 2:
+        _image_detector(detector, done, facts)
+    _sample(entry, done, facts)
     _metadata(group(entry, "metadata", "NXcollection"), facts)
 
 
@@ -62,20 +60,16 @@ def _entry(entry: Any, facts: Facts, count: int) -> None:
         field(entry, "end_time", utc(observed))
 
 
-def _data(data: Any, table: FrameTable) -> None:
-    count, axes = len(table.valid), len(table.layout.shape)
-    numbers = data.create_dataset("frame_number", shape=(count,), dtype=np.int64)
-    for start in range(0, count, _BLOCK):
-        end = min(start + _BLOCK, count)
-        numbers[start:end] = np.arange(table.base + start, table.base + end)
+def _data(data: Any, done: Finished) -> None:
+    axes = len(done.layout.shape)
     attribute(data, axes=["frame_number", *["."] * axes], frame_number_indices=0)
-    if table.images is None:
+    if done.layout.images is None:
         # without pixels: the plot of times over numbers
         data["timestamp"] = h5py.SoftLink("/entry/instrument/detector/timestamp")
         attribute(data, signal="timestamp")
         return
     attribute(data, signal="data")
-    attribute(data["data"], image_nr_low=1, image_nr_high=count)
+    attribute(data["data"], image_nr_low=1, image_nr_high=len(done))
     if axes >= 2:
         attribute(data["data"], interpretation="image")
 
@@ -93,7 +87,7 @@ def _beamline(entry: Any, facts: Facts) -> None:
     field(beam, "total_flux", facts.number("total_flux_Hz"), units="Hz")
 
 
-def _detector(detector: Any, table: FrameTable, facts: Facts) -> None:
+def _detector(detector: Any, done: Finished, facts: Facts) -> None:
     serial = facts.text("detector_serial", default="unknown")
     description = facts.text("detector_description", default=facts.info.start.detector)
     field(detector, "description", description)
@@ -110,7 +104,7 @@ def _detector(detector: Any, table: FrameTable, facts: Facts) -> None:
     for name in ("beam_center_x", "beam_center_y"):
         field(detector, name, facts.number(name), units="pixel")
     _times(detector, facts)
-    _counts(detector, table, facts)
+    _counts(detector, done, facts)
 
 
 def _times(detector: Any, facts: Facts) -> None:
@@ -121,28 +115,21 @@ def _times(detector: Any, facts: Facts) -> None:
         field(detector, "detector_readout_time", period - exposure, units="s")
 
 
-def _counts(detector: Any, table: FrameTable, facts: Facts) -> None:
+def _counts(detector: Any, done: Finished, facts: Facts) -> None:
     field(detector, "threshold_energy", facts.number("threshold_eV"), units="eV")
     saturation = facts.number("saturation_value")
     if saturation is not None and saturation.is_integer():
         field(detector, "saturation_value", int(saturation))
     else:
         field(detector, "saturation_value", saturation)
-    if table.images is not None:
-        bits = table.images.dtype.itemsize * 8
+    if done.layout.images is not None:
+        bits = np.dtype(done.layout.dtype).itemsize * 8
         field(detector, "bit_depth_image", bits)
         field(detector, "bit_depth_readout", int(facts.number("bit_depth_readout") or bits))
 
 
-def _rows(detector: Any, table: FrameTable, facts: Facts) -> None:
-    """Write per frame: is it valid, what befell it, its number as other writers name it."""
-    valid = np.frombuffer(bytes(table.valid), np.uint8)
-    numbers = np.arange(table.base, table.base + len(valid)) % 2**32
-    field(detector, "sequence_number", np.where(valid, numbers, 2**32 - 1).astype(np.uint32))
-    field(detector, "frame_valid", valid)
-    status = np.frombuffer(bytes(table.status), np.uint8)
-    field(detector, "frame_status", status.astype(np.uint32))
-    attribute(detector["timestamp"], units="ns", start="1970-01-01T00:00:00Z")
+def _units(detector: Any, facts: Facts) -> None:
+    """Write the units of the frames' attributes, where the metadata tells them."""
     attributes = group(detector, "attributes", "NXcollection")
     units = facts.info.metadata.get("units")
     for name, unit in units.items() if isinstance(units, dict) else ():
@@ -150,16 +137,16 @@ def _rows(detector: Any, table: FrameTable, facts: Facts) -> None:
             attribute(attributes[name], units=str(unit))
 
 
-def _image_detector(detector: Any, table: FrameTable, facts: Facts) -> None:
+def _image_detector(detector: Any, done: Finished, facts: Facts) -> None:
     """Write what only a detector of two axes has: mask, pixel size, geometry."""
-    height, width = table.layout.shape
+    height, width = done.layout.shape
     detector["data"] = h5py.SoftLink("/entry/data/data")
     specific = group(detector, "detectorSpecific", "NXcollection")
     mask = np.zeros((height, width), np.uint32) if facts.mask is None else facts.mask
-    field(specific, "pixel_mask", _checked_mask(mask, (height, width)))  # contiguous, for XDS
+    field(specific, "pixel_mask", mask.astype(np.uint32))  # contiguous, for XDS
     detector["pixel_mask"] = specific["pixel_mask"]
     field(detector, "pixel_mask_applied", np.int8(0))  # pixels are as the detector gave them
-    field(specific, "nimages", len(table.valid))
+    field(specific, "nimages", len(done))
     field(specific, "ntrigger", 1)
     field(specific, "x_pixels_in_detector", width)
     field(specific, "y_pixels_in_detector", height)
@@ -167,12 +154,6 @@ def _image_detector(detector: Any, table: FrameTable, facts: Facts) -> None:
         field(detector, "x_pixel_size", facts.pixel_size_m[0], units="m")
         field(detector, "y_pixel_size", facts.pixel_size_m[1], units="m")
     _geometry(detector, (height, width), facts)
-
-
-def _checked_mask(mask: npt.NDArray[np.uint32], shape: tuple[int, int]) -> npt.NDArray[np.uint32]:
-    if mask.shape != shape:
-        raise ValueError(f"pixel_mask has shape {mask.shape}, the frames have {shape}")
-    return mask.astype(np.uint32)
 
 
 def _geometry(detector: Any, shape: tuple[int, int], facts: Facts) -> None:
@@ -208,17 +189,17 @@ def _translation(
     attribute(dataset, offset=np.array(offset, np.float64), offset_units="m")
 
 
-def _sample(entry: Any, table: FrameTable, facts: Facts) -> None:
+def _sample(entry: Any, done: Finished, facts: Facts) -> None:
     sample = group(entry, "sample", "NXsample")
     field(sample, "name", facts.text("sample", default=facts.info.start.stream))
     sample["beam"] = h5py.SoftLink("/entry/instrument/beam")
     increment = facts.number("angle_increment_deg")
-    start = None if increment is None else facts.start_angle_deg(table.base, increment)
+    start = None if increment is None else facts.start_angle_deg(done.base, increment)
     if increment is None or start is None:
         field(sample, "depends_on", ".")
         return
     field(sample, "depends_on", _OMEGA)
-    angles = _angles(table, start, increment)
+    angles = _angles(done, start, increment)
     transformations = group(sample, "transformations", "NXtransformations")
     omega = field(transformations, "omega", angles, units="degree")
     attribute(omega, transformation_type="rotation", depends_on=".", vector=_axis(facts))
@@ -226,11 +207,11 @@ def _sample(entry: Any, table: FrameTable, facts: Facts) -> None:
     field(transformations, "omega_increment_set", increment, units="degree")
 
 
-def _angles(table: FrameTable, start: float, increment: float) -> npt.NDArray[np.float64]:
+def _angles(done: Finished, start: float, increment: float) -> npt.NDArray[np.float64]:
     """Return each frame's start angle: its own word, else where it would be on the line."""
-    count = len(table.valid)
+    count = len(done)
     line = start + increment * np.arange(count, dtype=np.float64)
-    given = table.columns.numbers("start_angle_deg", count)
+    given = done.columns.numbers("start_angle_deg", count)
     if given is not None:
         there = ~np.isnan(given)
         line[there] = given[there]

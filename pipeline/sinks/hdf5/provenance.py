@@ -12,22 +12,22 @@ import numpy as np
 from pipeline.naming import StreamId
 from pipeline.sinks.hdf5.columns import as_text
 from pipeline.sinks.hdf5.facts import Facts
+from pipeline.sinks.hdf5.finished import Finished
 from pipeline.sinks.hdf5.nodes import attribute, field, group
-from pipeline.sinks.hdf5.table import FrameTable
 
 
 def write_provenance(
-    table: FrameTable, facts: Facts, account: Mapping[str, Any], invalid: Sequence[int]
+    done: Finished, facts: Facts, account: Mapping[str, Any], invalid: Sequence[int]
 ) -> None:
     """Write the account, as JSON and as numbers, and what the sink made of the frames."""
     start = facts.info.start
-    collection = group(table.file["entry"], "provenance", "NXcollection")
+    collection = group(done.file["entry"], "provenance", "NXcollection")
     attribute(
         collection,
         stream=str(StreamId(start.beamtime, start.detector, start.stream)),
         stream_key=start.stream_key.hex(),
         writer_version=_version(),
-        encoding=table.layout.images.encoding if table.layout.images else "none",
+        encoding=done.layout.images.encoding if done.layout.images else "none",
     )
     field(collection, "account", json.dumps(dict(account), default=str))
     field(collection, "metadata", as_text(dict(facts.metadata)))
@@ -36,7 +36,7 @@ def write_provenance(
             field(collection, name, np.int8(value) if isinstance(value, bool) else value)
         elif (ranges := _ranges(value)) is not None:
             field(collection, name, ranges)
-    field(collection, "frames_written", sum(table.valid))
+    field(collection, "frames_written", int(done.rows.valid.sum()))
     field(collection, "frames_invalid", np.array(invalid, np.int64))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -23,16 +24,41 @@ from pipeline.errors import (
 )
 from pipeline.naming import file_name
 from pipeline.protocols import FrameLike
-from pipeline.records import StreamInfo
+from pipeline.records import Start, StreamInfo
 from pipeline.sinks.hdf5.chunks import Compression, choose_format
 from pipeline.sinks.hdf5.facts import Facts
+from pipeline.sinks.hdf5.finished import finishing
 from pipeline.sinks.hdf5.growing import GrowingTable, Ranges
+from pipeline.sinks.hdf5.journal import Journal
 from pipeline.sinks.hdf5.nxmx import write_layout
 from pipeline.sinks.hdf5.provenance import write_provenance
+from pipeline.sinks.hdf5.salvage import left_behind, note_places
 from pipeline.sinks.hdf5.table import INCOMPLETE, INVALID_PAYLOAD, LATE_DUPLICATE, NO_BLOB, Layout
 from pipeline.sinks.hdf5.target import Target, short_name, sink_errors
 
 log = logging.getLogger(__name__)
+
+Ints = npt.NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A frame that was fetched and checked; ``pixels`` None where it has none or none usable."""
+
+    frame: FrameLike
+    layout: Layout
+    pixels: npt.NDArray[Any] | None
+    problem: int
+    reason: str
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """What the frame says; a value rather than an image is one of them."""
+        given = self.frame.attributes
+        if self.layout.images is None and self.pixels is not None:
+            return {"value": self.pixels.item(), **given}
+        return given
+
 
 _RANGES = ("missing", "corrupt", "incomplete", "late", "duplicate")
 
@@ -53,9 +79,12 @@ class SinkCounts:
 class Hdf5Sink:
     """Writes a stream to ``<directory>/<detector>_<stream>.h5``.
 
-    Frames are written as they come, in any order, by one thread; memory does not grow but by two
-    bytes per frame.  ``docs/sinks/hdf5.md`` says what is where in the file, and what it costs
-    when numbers do not ascend.
+    Frames are written as they come, in any order, by one thread; memory grows by 32 bytes per
+    frame.  ``docs/sinks/hdf5.md`` says what is where in the file, how it is read while it grows,
+    and what it costs when numbers do not ascend.
+
+    What a sink has left that was ended before ``finish``, by ``kill -9`` or by leaving its block,
+    the next one for the same stream goes on with: see :attr:`marker`.
 
     Parameters
     ----------
@@ -88,9 +117,16 @@ class Hdf5Sink:
         self._facts: Facts | None = None
         self._target: Target | None = None
         self._frames: GrowingTable | None = None
+        self._journal: Journal | None = None
+        self._layout: Layout | None = None
+        self._marker: list[int] = []
+        self._checkpoint_s = 0.0
 
     def open(self, info: StreamInfo) -> None:
-        """Take the name and its lock; raises SinkError if the file cannot be written."""
+        """Take the name and its lock, and go on with what an earlier sink has left.
+
+        Raises SinkError if the file cannot be written.
+        """
         if self._target is not None:
             raise ClosedError("a sink writes one stream: make another one")
         start = info.start
@@ -98,75 +134,188 @@ class Hdf5Sink:
         target = Target(self._directory, f"{name}.h5", overwrite=self._overwrite)
         target.acquire()
         self._facts, self._target = Facts(info=info, mask=self._mask), target
+        # the last counts the frames that were given without the place of their record
+        self._marker = [*start.offsets, 0]
         try:
             with sink_errors(target.final):
+                self._go_on(target, start)
                 target.part.touch()  # now rather than with the first frame
+                self._journal = Journal(target.journal)
         except SinkError:
-            self.abort()
+            self.suspend()
             raise
 
-    def write(self, frame: FrameLike) -> None:
-        """Take one frame.
+    def _go_on(self, target: Target, start: Start) -> None:
+        try:
+            found = left_behind(target, stream_key=start.stream_key)
+        except (OSError, KeyError, ValueError, RuntimeError, SinkError) as error:
+            aside = target.set_aside()
+            log.warning("an unfinished file was set aside path=%s reason=%s", aside, error)
+            return
+        if found is None:
+            return
+        if len(found.marker) != len(self._marker):
+            raise SinkError(f"{target.part} was written with another number of partitions")
+        self._frames = GrowingTable(target, stream_key=start.stream_key, table=found)
+        self._layout = found.layout
+        self._marker = list(found.marker)
+        self.counts.written = int(found.rows.valid.sum())
+        log.info("going on with an unfinished file frames=%d", self.counts.written)
+
+    @property
+    def marker(self) -> list[int]:
+        """Per partition of the stream's topic the first offset that is not in the file for good.
+
+        Records from there on have to be given again after ``open``; frames among them that are
+        there already are passed over.
+        """
+        return self._marker[:-1]
+
+    def expect(self, frame: FrameLike) -> None:
+        """Let the first frame decide what all frames of the file are like; reads no payload."""
+        if self._layout is None:
+            shape = tuple(frame.shape)
+            images = choose_format(self._compression, frame.encoding) if shape else None
+            self._layout = Layout(shape=shape, dtype=frame.dtype, images=images)
+
+    def prepare(self, frame: FrameLike) -> Prepared:
+        """Fetch and check one frame; may run in any thread once one was expected.
+
+        Raises what ``frame.array`` raises when the store is away.
+        """
+        self.expect(frame)
+        assert self._layout is not None
+        return _prepared(frame, self._layout)
+
+    def is_written(self, number: int) -> bool:
+        """Whether a valid frame of this number is in the file."""
+        return self._frames is not None and self._frames.is_written(number)
+
+    def source(self, number: int) -> tuple[int, int]:
+        """Return partition and offset of the record of a frame that is in the file."""
+        if not self.is_written(number):
+            raise InvalidArgumentError("number", f"frame {number} is not in the file")
+        assert self._frames is not None
+        return self._frames.source(number)
+
+    def holds(self, numbers: Ints, partitions: Ints, offsets: Ints) -> npt.NDArray[np.bool_]:
+        """Tell for each frame whether it is in the file, from this very record."""
+        if self._frames is None:
+            return np.zeros(len(numbers), np.bool_)
+        return self._frames.table.rows.holds(numbers, partitions, offsets)
+
+    def write(self, frame: FrameLike, source: tuple[int, int] | None = None) -> None:
+        """Take one frame, ``source`` being partition and offset of its record.
 
         One whose pixels cannot be had becomes a missing frame, counted in ``counts.invalid``.
         Raises SinkError when the file cannot be written, and what ``frame.array`` raises when the
         store is away: the same frame can be given again.
         """
-        target, facts = self._opened()
-        frames = self._frames
-        if frames is not None and frames.is_written(frame.number):
-            self.counts.duplicate += 1
-            frames.note(frame.number, LATE_DUPLICATE)
-            return
-        layout = frames.table.layout if frames is not None else self._layout_of(frame)
-        pixels, problem, reason = _pixels_of(frame, layout)
+        self._opened()
+        if self.is_written(frame.number):
+            self.put_again(frame.number, source)
+        else:
+            self.put(self.prepare(frame), source)
+
+    def put(self, ready: Prepared, source: tuple[int, int] | None = None) -> None:
+        """Write a prepared frame, in the place of one that is there; see :meth:`write`."""
+        target, facts, journal = self._opened()
+        number = ready.frame.number
+        was_there = self.is_written(number)
         with sink_errors(target.final):
-            if frames is None:
-                expected = facts.info.expected
-                frames = self._frames = GrowingTable(
-                    target, layout=layout, number=frame.number, expected=expected
-                )
-            frames.put(frame, pixels, problem)
-        facts.see(frame, pixels)
-        self._count(frame.number, reason)
+            if self._frames is None:
+                self._frames = self._created(target, facts, ready.layout, number)
+            if source is None:
+                source = len(self._marker) - 1, self._marker[-1]
+                self._marker[-1] += 1
+            self._frames.put(ready.frame, ready.pixels, ready.problem, source)
+            journal.add(number, ready.attributes)
+        self._count(number, ready.reason, was_there=was_there)
+
+    def put_again(self, number: int, source: tuple[int, int] | None = None) -> None:
+        """Note another copy of a frame; the same record read again after a restart is none."""
+        assert self._frames is not None
+        if source is None or self._frames.source(number) != source:
+            self.counts.duplicate += 1
+            self._frames.note(number, LATE_DUPLICATE)
+
+    def checkpoint(self, marker: Sequence[int] | None = None, *, every_s: float = 0.0) -> bool:
+        """Bring to the file what was written, then ``marker``: it is there whatever happens.
+
+        Does nothing within ``every_s`` of the last one; tells whether it did.  ``kill -9`` costs
+        nothing then; the power does, what the system has not brought to the disk yet.
+        """
+        target, _, journal = self._opened()
+        now = time.monotonic()
+        if now - self._checkpoint_s < every_s:
+            return False
+        self._checkpoint_s = now
+        if marker is not None:
+            self._marker[:-1] = marker
+        if self._frames is not None:
+            with sink_errors(target.final):
+                journal.flush()
+                self._frames.table.checkpoint(self._marker)
+        return True
 
     def finish(self, account: Mapping[str, Any]) -> str:
         """Complete the file, bring it to the disk and give it its name; returns the path.
 
         Positions go from the first to the last number known to exist, by the frames that came and
-        the ranges of ``account``.  After a SinkError nothing is published; call ``abort``.
+        the ranges of ``account``.  After a SinkError nothing is published.
         """
-        target, facts = self._opened()
+        target, facts, journal = self._opened()
         ranges = {name: _pairs(name, account.get(name)) for name in _RANGES}
         with sink_errors(target.final):
-            frames = self._frames or self._no_frames(target, ranges)
+            frames = self._frames or self._no_frames(target, facts, ranges)
             self._frames = frames
             frames.complete(ranges)
-            write_layout(frames.table, facts, target.final.name)
-            write_provenance(frames.table, facts, account, sorted(self.counts.invalid))
-            frames.table.file.flush()
+            self.checkpoint()
+            note_places(target, frames.table)
             frames.close()
+            with finishing(target.part, frames.table, journal) as done:
+                done.name_first(facts, journal)
+                write_layout(done, facts, target.final.name)
+                write_provenance(done, facts, account, sorted(self.counts.invalid))
+            journal.close()
         target.publish()
         log.info(
             "file finished path=%s frames=%d missing=%d invalid=%d",
             target.final,
             self.counts.written,
-            len(frames.table.valid) - self.counts.written,
+            len(frames.table.rows) - self.counts.written,
             len(self.counts.invalid),
         )
         return str(target.final)
 
+    def suspend(self) -> None:
+        """Close, and leave what is not finished to the next sink for this stream.
+
+        May be called twice, and after ``finish``.
+        """
+        is_empty = self._frames is None
+        self._close()
+        if self._target is not None:
+            if is_empty:
+                self._target.discard()
+            else:
+                self._target.leave()
+
     def abort(self) -> None:
         """Close and remove what is not finished; may be called twice, and after ``finish``."""
+        self._close()
+        if self._target is not None:
+            self._target.discard()
+
+    def _close(self) -> None:
         frames, self._frames = self._frames, None
         try:
+            if self._journal is not None:
+                self._journal.close()
             if frames is not None:
                 frames.close()
         except (OSError, RuntimeError) as error:  # a full disk: HDF5 cannot write its cache
             log.warning("file could not be closed error=%s", error)
-        finally:
-            if self._target is not None:
-                self._target.discard()
 
     def __enter__(self) -> Self:
         return self
@@ -177,31 +326,50 @@ class Hdf5Sink:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.abort()
+        self.suspend()
 
-    def _opened(self) -> tuple[Target, Facts]:
-        if self._target is None or self._facts is None or not self._target.held:
+    def _opened(self) -> tuple[Target, Facts, Journal]:
+        if (
+            self._target is None
+            or self._facts is None
+            or self._journal is None
+            or not self._target.held
+        ):
             raise ClosedError("the sink is not open: open() begins, finish() and abort() end it")
-        return self._target, self._facts
+        return self._target, self._facts, self._journal
 
-    def _layout_of(self, frame: FrameLike) -> Layout:
-        shape = tuple(frame.shape)
-        images = choose_format(self._compression, frame.encoding) if shape else None
-        return Layout(shape=shape, dtype=frame.dtype, images=images)
+    def _created(self, target: Target, facts: Facts, layout: Layout, number: int) -> GrowingTable:
+        if self._mask is not None and self._mask.shape != layout.shape:
+            raise SinkError(
+                f"pixel_mask has shape {self._mask.shape}, the frames have {layout.shape}"
+            )
+        return GrowingTable.create(
+            target,
+            stream_key=facts.info.start.stream_key,
+            layout=layout,
+            number=number,
+            expected=facts.info.expected,
+            marker=self._marker,
+        )
 
-    def _no_frames(self, target: Target, ranges: Ranges) -> GrowingTable:
+    def _no_frames(self, target: Target, facts: Facts, ranges: Ranges) -> GrowingTable:
         layout = Layout(shape=(), dtype="uint8", images=None)
         numbers = [first for pairs in ranges.values() for first, _ in pairs]
-        return GrowingTable(target, layout=layout, number=min(numbers, default=0), expected=None)
+        return self._created(target, facts, layout, min(numbers, default=0))
 
-    def _count(self, number: int, reason: str) -> None:
+    def _count(self, number: int, reason: str, *, was_there: bool) -> None:
         if not reason:
-            self.counts.written += 1
+            self.counts.written += not was_there
             self.counts.invalid.pop(number, None)
             return
+        self.counts.written -= was_there
         if not self.counts.invalid:  # the first tells what is wrong; the end tells how many
             log.warning("frame cannot be written number=%d reason=%s", number, reason)
         self.counts.invalid[number] = reason
+
+
+def _prepared(frame: FrameLike, layout: Layout) -> Prepared:
+    return Prepared(frame, layout, *_pixels_of(frame, layout))
 
 
 def _pixels_of(frame: FrameLike, layout: Layout) -> tuple[npt.NDArray[Any] | None, int, str]:

@@ -1,29 +1,37 @@
-"""The HDF5 file while it is written: frames and their columns at position = number - base.
+"""The HDF5 file while it is written: frames and what is said of each at position = number - base.
 
-HDF5 cannot insert rows in front, nor raise a limit.  When a lower number or too many frames come,
-the table is copied chunk by chunk, as bytes, to a new file with another base or capacity.
+Programs may read it meanwhile (SWMR, ``swmr=True``), and it survives the death of the process: a
+checkpoint brings frames and rows to the file first, and then the marker that says up to where the
+log is in it.  HDF5 cannot insert rows in front, nor raise a limit: when a lower number or too many
+frames come, the table is copied chunk by chunk, as bytes, to a new file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.errors import SinkError
 from pipeline.protocols import FrameLike
-from pipeline.sinks.hdf5.chunks import ChunkFormat, ChunkWriter, sentinel
-from pipeline.sinks.hdf5.columns import Columns
+from pipeline.sinks.hdf5.chunks import ChunkFormat, ChunkWriter, format_of, sentinel
+from pipeline.sinks.hdf5.nodes import attribute, group
+from pipeline.sinks.hdf5.rows import Rows
 
 #: Bits of ``frame_status``.
 LATE_DUPLICATE, INVALID_PAYLOAD, NO_BLOB, INCOMPLETE = 1, 2, 4, 8
 #: Chunk cache of a dataset in bytes: two chunks of a column; image chunks bypass it.
 _CACHE = 128 * 1024
+_PROVENANCE = "entry/provenance"
+#: v110: 'latest' of HDF5 2.0 cannot be read by the 1.10 tools.  No lock of HDF5's own: the sink
+#: holds one, and theirs fails on some network file systems.
+_OPEN: dict[str, Any] = {"libver": ("v110", "v110"), "rdcc_nbytes": _CACHE, "locking": False}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,110 +44,206 @@ class Layout:
 
 
 class FrameTable:
-    """One open HDF5 file with the frames from number ``base`` on."""
+    """One open HDF5 file with the frames from number ``base`` on; see :meth:`create`.
 
-    def __init__(self, path: Path, *, base: int, capacity: int, layout: Layout) -> None:
-        self.base = base
-        self.capacity = capacity
+    ``marker`` holds the next offset of each partition of the stream's topic that is not in the
+    file yet, as of the last checkpoint, and last how many frames came from elsewhere.
+    """
+
+    def __init__(self, file: Any, *, base: int, layout: Layout) -> None:
+        self.file = file
         self.layout = layout
-        #: Per position: is there a frame, and the bits of its status.
-        self.valid = bytearray()
-        self.status = bytearray()
-        # v110: 'latest' of HDF5 2.0 cannot be read by the 1.10 tools.  No lock of HDF5's own: the
-        # sink holds one, and theirs fails on some network file systems.
-        self.file = h5py.File(path, "w", libver=("v110", "v110"), rdcc_nbytes=_CACHE, locking=False)
-        with self._closed_on_error():
-            detector = self.file.create_group("entry/instrument/detector")
-            self.columns = Columns(detector, capacity=capacity)
-            data = self.file.create_group("entry/data")
-            self.images = _images(data, layout, capacity)
+        self.base = base
+        self.stream_key: str = file[_PROVENANCE].attrs["stream_key"].decode()
+        self.rows = Rows(file, base=base)
+        self.capacity = int(file[f"{_PROVENANCE}/partition"].maxshape[0])
+        self._next_offset = file[f"{_PROVENANCE}/next_offset"]
+        self.marker: list[int] = self._next_offset[...].tolist()
+        self.images = (
+            ChunkWriter(file["entry/data/data"], layout.images)
+            if layout.images is not None
+            else None
+        )
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        *,
+        stream_key: bytes,
+        base: int,
+        capacity: int,
+        layout: Layout,
+        marker: Sequence[int],
+    ) -> Self:
+        """Make the file, all it will hold while it is read by others, and open it for them."""
+        file = h5py.File(path, "w", **_OPEN)
+        with _closed_on_error(file):
+            for node, kind in (
+                ("entry", "NXentry"),
+                ("entry/data", "NXdata"),
+                ("entry/instrument", "NXinstrument"),
+                ("entry/instrument/detector", "NXdetector"),
+                (_PROVENANCE, "NXcollection"),
+            ):
+                group(file, node, kind)
+            attribute(file, default="entry")
+            attribute(file["entry"], default="data")
+            attribute(file["entry/data"], signal="data" if layout.images else "frame_number")
+            Rows.create(file, base=base, capacity=capacity)
+            attribute(
+                file[_PROVENANCE],
+                stream_key=stream_key.hex(),
+                encoding=layout.images.encoding if layout.images else "none",
+                first_number=base,
+                frame_shape=np.array(layout.shape, np.int64),
+                frame_dtype=layout.dtype,
+            )
+            file.create_dataset(
+                f"{_PROVENANCE}/next_offset",
+                data=np.array(marker, np.int64),
+                maxshape=(len(marker),),
+                chunks=(len(marker),),
+            )
+            if layout.images is not None:
+                ChunkWriter.create(
+                    file["entry/data"],
+                    shape=layout.shape,
+                    dtype=layout.dtype,
+                    capacity=capacity,
+                    chunk_format=layout.images,
+                )
+            file.flush()
+            file.swmr_mode = True
+            return cls(file, base=base, layout=layout)
+
+    @classmethod
+    def resume(cls, path: Path, *, stream_key: bytes) -> Self:
+        """Open a file whose writer has died, with what its last checkpoint vouches for.
+
+        Raises OSError, KeyError or ValueError for a file that is not one of a sink.
+        """
+        file = h5py.File(path, "r+", **_OPEN)
+        with _closed_on_error(file):
+            said = file[_PROVENANCE].attrs
+            if said["stream_key"].decode() != stream_key.hex():
+                raise ValueError("it is of another stream")
+            encoding = said["encoding"].decode()
+            layout = Layout(
+                shape=tuple(said["frame_shape"].tolist()),
+                dtype=said["frame_dtype"].decode(),
+                images=None if encoding == "none" else format_of(encoding),
+            )
+            file.swmr_mode = True
+            table = cls(file, base=int(said["first_number"]), layout=layout)
+            table._forget_unsure()
+        return table
+
+    def _forget_unsure(self) -> None:
+        """Empty the rows that were written after the last checkpoint, or while it was made."""
+        rows, marker = self.rows, np.array(self.marker)
+        known = (rows.partition >= 0) & (rows.partition < len(marker))
+        sure = known & (rows.offset < marker[np.where(known, rows.partition, 0)])
+        rows.drop(np.flatnonzero(~sure & ((rows.valid != 0) | (rows.status != 0) | known)))
 
     def put(
         self,
         frame: FrameLike,
         pixels: npt.NDArray[Any] | None,
-        problem: int = 0,
+        problem: int,
+        source: tuple[int, int],
     ) -> None:
-        """Write one frame, or with ``problem`` only what its header says and the status bit."""
+        """Write one frame, or with ``problem`` only what its header says and the status bit.
+
+        ``source``: partition and offset of its record.
+        """
         position = frame.number - self.base
-        self.reach(position + 1)
+        self.rows.reach(position + 1)
         if self.images is not None and pixels is not None and not problem:
             self.images.write(position, frame, pixels)
-        attributes = frame.attributes
-        if self.images is None and pixels is not None:  # a value rather than an image
-            attributes = {"value": pixels.item(), **attributes}
-        self.columns.add(position, 0 if problem else frame.timestamp_ns, attributes)
-        self.valid[position] = not problem
-        self.status[position] = problem
+        self.rows.set(
+            position,
+            timestamp_ns=frame.timestamp_ns,
+            problem=problem,
+            source=source,
+            nbytes=frame.payload.nbytes if not problem else 0,
+        )
 
-    def reach(self, count: int) -> None:
-        """Have at least ``count`` positions."""
-        missing = count - len(self.valid)
-        if missing > 0:
-            self.valid.extend(bytes(missing))
-            self.status.extend(bytes(missing))
+    def checkpoint(self, marker: Sequence[int]) -> None:
+        """Bring everything to the file, then the marker: what is below it is there for good."""
+        self.rows.flush()
+        self.file.flush()
+        # apart from the rest: one flush is not atomic across datasets
+        self.marker = list(marker)
+        self._next_offset[...] = self.marker
+        self._next_offset.flush()
 
-    def moved(self, path: Path, *, base: int, capacity: int) -> FrameTable:
+    def moved(self, path: Path, *, stream_key: bytes, base: int, capacity: int) -> FrameTable:
         """Return a copy of this table in a new file; this one is closed."""
-        other = FrameTable(path, base=base, capacity=capacity, layout=self.layout)
-        with other._closed_on_error():
-            self._copy_to(other, self.base - base)
+        other = FrameTable.create(
+            path,
+            stream_key=stream_key,
+            base=base,
+            capacity=capacity,
+            layout=self.layout,
+            marker=self.marker,
+        )
+        with _closed_on_error(other.file):
+            shift = self.base - base
+            if self.images is not None and other.images is not None:
+                for position in np.flatnonzero(self.rows.valid).tolist():
+                    other.images.write_chunk(position + shift, self.images.read_chunk(position))
+            self.rows.copy_to(other.rows, shift)
+            other.checkpoint(self.marker)
             self.close()
         return other
 
-    def fill(self, count: int) -> None:
-        """Give the table exactly ``count`` positions, each missing frame a chunk of its own.
+    def fill(self) -> None:
+        """Give every missing frame a chunk of its own, and all datasets their final length.
 
         Chunks that are not allocated abort some readers.
         """
-        self.reach(count)
-        self.columns.resize(count)
-        if self.images is None:
-            return
+        if self.images is not None:
+            self._fill_images(self.images)
+        self.rows.trim()
+
+    def _fill_images(self, images: ChunkWriter) -> None:
         chunk = None
-        for position in range(count):
-            if self.valid[position]:
-                continue
+        for position in np.flatnonzero(self.rows.valid == 0).tolist():
             if chunk is None:  # compressed once
                 layout = self.layout
                 blank = np.full(layout.shape, sentinel(layout.dtype), layout.dtype)
-                self.images.write_pixels(position, blank)
-                chunk = self.images.read_chunk(position)
+                images.write_pixels(position, blank)
+                self.file.flush()  # so that it can be read back
+                chunk = images.read_chunk(position)
             else:
-                self.images.write_chunk(position, chunk)
-        self.images.resize(count)
+                images.write_chunk(position, chunk)
+        images.resize(len(self.rows))
 
     def close(self) -> None:
         """Close the file; may be called twice."""
         if self.file:
             self.file.close()
 
-    def _copy_to(self, other: FrameTable, shift: int) -> None:
-        first = max(0, -shift)
-        other.reach(len(self.valid) + shift)
-        for position in range(first, len(self.valid)):
-            other.valid[position + shift] = self.valid[position]
-            other.status[position + shift] = self.status[position]
-            if self.valid[position] and self.images is not None and other.images is not None:
-                other.images.write_chunk(position + shift, self.images.read_chunk(position))
-        self.columns.copy_to(other.columns, count=len(self.valid), shift=shift)
 
-    @contextmanager
-    def _closed_on_error(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            self.close()
-            raise
+def reopened(path: Path) -> Any:
+    """Open a complete table for what is added at the end; nobody may read it meanwhile."""
+    return h5py.File(path, "r+", **_OPEN)
 
 
-def _images(group: Any, layout: Layout, capacity: int) -> ChunkWriter | None:
-    if layout.images is None:
-        return None
-    return ChunkWriter(
-        group,
-        shape=layout.shape,
-        dtype=layout.dtype,
-        capacity=capacity,
-        chunk_format=layout.images,
-    )
+@contextmanager
+def _closed_on_error(file: Any) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        file.close()
+        raise
+
+
+def check_positions(base: int, end: int, most: int) -> None:
+    """Raise SinkError when numbers from ``base`` to before ``end`` are too many for one file."""
+    if end - base > most:
+        raise SinkError(
+            f"frame numbers {base} to {end - 1} do not fit into one file, which takes {most}"
+            " positions, missing frames included: are they counters?"
+        )

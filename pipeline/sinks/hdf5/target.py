@@ -6,6 +6,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -50,9 +51,8 @@ def short_name(name: str) -> str:
 class Target:
     """The final name, the temporary one beside it, and the lock that keeps others away.
 
-    Between :meth:`acquire` and :meth:`publish` or :meth:`discard` this object holds an exclusive
-    lock on ``.<name>.lock``; the kernel frees it when the process dies.  A temporary file left
-    behind by a killed process is overwritten by the next one.
+    Between :meth:`acquire` and :meth:`publish`, :meth:`discard` or :meth:`leave` this object holds
+    an exclusive lock on ``.<name>.lock``; the kernel frees it when the process dies.
     """
 
     def __init__(self, directory: Path, name: str, *, overwrite: bool) -> None:
@@ -60,6 +60,9 @@ class Target:
         self.part = directory / f".{name}.part"
         #: A second temporary file, for rewriting the first one.
         self.rewritten = directory / f".{name}.part.new"
+        #: What the frames say until the file is finished, and where its chunks lie then.
+        self.journal = directory / f".{name}.attributes"
+        self.places = directory / f".{name}.places"
         self._lock_path = directory / f".{name}.lock"
         self._overwrite = overwrite
         self._lock: int | None = None
@@ -83,20 +86,32 @@ class Target:
     def publish(self) -> None:
         """Bring the temporary file to the disk and give it its name."""
         with sink_errors(self.final):
-            _sync(self.part)
+            sync(self.part)
             self._check_free()
             self.part.replace(self.final)
-            _sync(self.final.parent)
-        self._release()
+            sync(self.final.parent)
+        self.discard()
 
     def discard(self) -> None:
         """Remove everything temporary; may be called twice, and does nothing after publishing."""
         if self._lock is None:
             return
-        for path in (self.part, self.rewritten):
+        for path in (self.part, self.rewritten, self.journal, self.places):
             with suppress(OSError):
                 path.unlink(missing_ok=True)
         self._release()
+
+    def leave(self) -> None:
+        """Let go of everything as it is, for the next one to go on with; may be called twice."""
+        self._release()
+
+    def set_aside(self) -> Path:
+        """Move what an earlier writer left out of the way; return where its frames are now."""
+        aside = self.part.with_suffix(f".{time.strftime('%Y%m%dT%H%M%S')}.left")
+        self.part.rename(aside)
+        self.journal.unlink(missing_ok=True)
+        self.places.unlink(missing_ok=True)
+        return aside
 
     def _check_free(self) -> None:
         if not self._overwrite and self.final.exists():
@@ -140,7 +155,8 @@ def _inode(path: Path) -> int | None:
         return None
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Bring a file, or a directory's entries, to the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
