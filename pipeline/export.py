@@ -1,30 +1,45 @@
-"""Copies of whole streams in another store, readable there with no broker.
+"""Copies of whole streams in another store, readable there with no broker; and references.
 
 Keys are the same in all stores, so a copy is the same objects under the same names: payloads first,
 then the parts of the manifest, the seal last.  Until the seal is there nobody lists the stream.
+
+References (kerchunk) leave the payloads where they are and let zarr and xarray read them there.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import mmap
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
 from pipeline.codecs.checksum import crc32c
-from pipeline.errors import BlobNotFoundError, ChecksumError, StreamOpenError
+from pipeline.errors import (
+    BlobNotFoundError,
+    ChecksumError,
+    InvalidArgumentError,
+    SinkError,
+    StreamOpenError,
+)
 from pipeline.manifest.partfile import Read, open_part
 from pipeline.manifest.seal import Sealed, load_seal
 from pipeline.naming import Names
 from pipeline.protocols import BlobStore, Durability
 from pipeline.records import Int64s, Segment, StreamInfo, UInt32s
 from pipeline.wire.catalogue import stream_id
+
+if TYPE_CHECKING:
+    from pipeline.stream import Stream
 
 log = logging.getLogger(__name__)
 #: One ranged read of a copy; design, section 10: stores are at full speed with 8 MiB.
@@ -264,4 +279,74 @@ def _content(store: BlobStore, key: str, nbytes: int) -> Iterator[memoryview]:
             yield memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
-__all__ = ["ExportReport", "export"]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class References:
+    """What :func:`write_references` wrote: frames, positions (missing frames too), JSON bytes."""
+
+    path: str
+    frames: int
+    positions: int
+    nbytes: int
+
+
+def write_references(stream: Stream, path: Path, *, store_url: str) -> References:
+    """Write kerchunk references (version 1, JSON) to the frames that are there now.
+
+    xarray and zarr then read the stream where it lies: ``docs/h5view.md``.  A file of that name is
+    replaced when the new one is complete.  Memory does not grow with the number of frames beyond
+    what the stream's table takes.
+
+    Parameters
+    ----------
+    store_url:
+        Where the payloads are: ``file:///dir``, ``s3://`` or ``s3://bucket/prefix``.
+
+    Raises
+    ------
+    DecodeError
+        The frames are not of one shape, type and encoding, or made of modules.
+    InvalidArgumentError
+        Nobody else could read from such a store.
+    SinkError
+        The file cannot be written.
+    """
+    from pipeline.view.references import references
+
+    prefix = _prefix(store_url)
+    view = stream.h5()
+    part = path.with_name(f".part-{path.name}")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.write('{"version": 1, "refs": {')
+            separator = "\n"
+            for key, value in references(view, lambda blob: prefix + blob):
+                file.write(f"{separator}{json.dumps(key)}: {json.dumps(value)}")
+                separator = ",\n"
+            file.write("\n}}\n")
+            nbytes = file.tell()
+        part.replace(path)
+    except OSError as error:
+        raise SinkError(f"{path}: {os.strerror(error.errno or 0)}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    snapshot = view.snapshot
+    return References(
+        path=str(path),
+        frames=len(snapshot.frames.numbers),
+        positions=snapshot.count,
+        nbytes=nbytes,
+    )
+
+
+def _prefix(store_url: str) -> str:
+    """Return what stands before a blob's key in its URL, as fsspec reads URLs: nothing quoted."""
+    parts = urlsplit(store_url)
+    path = unquote(parts.path).strip("/")
+    if parts.scheme == "file":
+        return f"file:///{path}/"
+    if parts.scheme == "s3":
+        return "s3://" + "".join(f"{part}/" for part in (parts.netloc, path) if part)
+    raise InvalidArgumentError("store_url", f"{store_url!r}: references need a file: or s3: store")
+
+
+__all__ = ["ExportReport", "References", "export", "write_references"]

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.cli.names import StreamParam, find_streams, store_option
 from pipeline.cli.output import json_option, print_json, size_text, status_line
+
+if TYPE_CHECKING:
+    from pipeline.export import ExportReport, References
+    from pipeline.session import Session
 
 
 @click.command()
@@ -17,9 +23,16 @@ from pipeline.cli.output import json_option, print_json, size_text, status_line
 @click.option(
     "--to",
     "target",
-    required=True,
     metavar="URL",
     help="Store to copy to: file:///dir, s3:// or s3://bucket/prefix.",
+)
+@click.option(
+    "--kerchunk",
+    "references",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.json",
+    help="Write references to the frames of one stream where they lie (with --to: in the copy),"
+    " for xarray and zarr.",
 )
 @click.option(
     "--verify/--no-verify", default=True, help="Check the checksum of every frame on the way."
@@ -31,47 +44,81 @@ from pipeline.cli.output import json_option, print_json, size_text, status_line
 @json_option
 def command(
     streams: tuple[str, ...],
-    target: str,
+    target: str | None,
+    references: Path | None,
     verify: bool,
     threads: int,
     store: str | None,
     as_json: bool,
 ) -> None:
-    """Copy ended streams with their manifests to another store.
+    """Copy ended streams with their manifests to another store, or refer to them.
 
     The copy is read without a broker: `lichtstrom streams --store URL`,
     pipeline.connect("URL"). Run it again to resume.
     """
-    from pipeline.blobs import open_store
-    from pipeline.export import ExportReport, export
     from pipeline.session import connect
 
+    if target is None and references is None:
+        raise click.UsageError("say where to: --to URL, --kerchunk FILE.json, or both")
     with connect(store) as session:
-        found = {s.name: s.info for pattern in streams for s in find_streams(session, pattern)}
-        settings = dataclasses.replace(session.settings.store, url=target)
-        copy = open_store(settings)
-        try:
-            with status_line() as say:
-
-                def progress(report: ExportReport) -> None:
-                    say(f"{report.streams} streams, {size_text(report.nbytes)} copied")
-
-                report = export(
-                    found.values(),
-                    session.services.store,
-                    copy,
-                    names=session.services.names,
-                    progress=progress,
-                    verify=verify,
-                    threads=threads,
+        if target is not None:
+            report = _copy(session, streams, target, verify=verify, threads=threads)
+            if as_json:
+                print_json({**dataclasses.asdict(report), "target": target})
+            else:
+                _say(report, target)
+        if references is not None:
+            written = _refer(session, streams, references, target)
+            if as_json:
+                print_json(dataclasses.asdict(written))
+            else:
+                click.echo(
+                    f"{written.path}: {written.frames} frames at {written.positions} positions"
+                    f" ({size_text(written.nbytes)})"
                 )
-        finally:
-            copy.close()
-    if as_json:
-        print_json({**dataclasses.asdict(report), "target": target})
-    else:
-        click.echo(
-            f"{report.streams} streams in {target}: {report.objects} objects copied"
-            f" ({size_text(report.nbytes)}), {report.skipped} were there,"
-            f" {report.frames} frames checked"
-        )
+
+
+def _copy(
+    session: Session, streams: tuple[str, ...], target: str, *, verify: bool, threads: int
+) -> ExportReport:
+    from pipeline.blobs import open_store
+    from pipeline.export import export
+
+    found = {s.name: s.info for pattern in streams for s in find_streams(session, pattern)}
+    copy = open_store(dataclasses.replace(session.settings.store, url=target))
+    try:
+        with status_line() as say:
+            return export(
+                found.values(),
+                session.services.store,
+                copy,
+                names=session.services.names,
+                progress=lambda report: say(
+                    f"{report.streams} streams, {size_text(report.nbytes)} copied"
+                ),
+                verify=verify,
+                threads=threads,
+            )
+    finally:
+        copy.close()
+
+
+def _say(report: ExportReport, target: str) -> None:
+    click.echo(
+        f"{report.streams} streams in {target}: {report.objects} objects copied"
+        f" ({size_text(report.nbytes)}), {report.skipped} were there,"
+        f" {report.frames} frames checked"
+    )
+
+
+def _refer(
+    session: Session, streams: tuple[str, ...], path: Path, target: str | None
+) -> References:
+    from pipeline.export import write_references
+
+    found = {s.name for pattern in streams for s in find_streams(session, pattern)}
+    if len(found) != 1:
+        raise click.UsageError(f"--kerchunk takes one stream, these are {len(found)}")
+    (name,) = found
+    stream = session.stream(name.beamtime, name.detector, name.stream)
+    return write_references(stream, path, store_url=target or session.settings.store.url)

@@ -39,8 +39,8 @@ class Snapshot:
         Number of the frame at position 0, and how many positions there are.
     shape, dtype, encoding:
         Of the frames; those of the first one that has pixels.
-    frames, usable:
-        The frames that came, and whether each has all its parts and the shape of the others.
+    frames, alike, usable:
+        The frames that came; whether each has the shape and type of the first, and all its parts.
     kinds:
         The frames' attributes and their types.
     """
@@ -64,9 +64,9 @@ class Snapshot:
         self.base, self.count = _extent(self.frames.numbers, account)
         self._account = account
         self.shape, self.dtype, self.encoding = self._layout()
-        self._alike = self._find_alike()
+        self.alike = self._find_alike()
         self._whole = self.frames.counts >= len(info.start.module_indices)
-        self.usable = self._alike & self._whole
+        self.usable = self.alike & self._whole
         self.tree = self._tree()
 
     def _layout(self) -> tuple[tuple[int, ...], str, str]:
@@ -90,6 +90,11 @@ class Snapshot:
         layout = (self.shape, self.dtype)
         alike = _per_row(self._segments(), lambda s: (tuple(s.shape), s.dtype) == layout)
         return alike[self.frames.heads] if self.shape else np.ones(len(self.frames.heads), bool)
+
+    @property
+    def encodings(self) -> frozenset[str]:
+        """All encodings of the frames, and of copies that do not count."""
+        return frozenset(segment.encoding for segment in self._segments())
 
     # -- the tree ---------------------------------------------------------------------------------
 
@@ -187,7 +192,7 @@ class Snapshot:
         numbers = places + self.base
         at, there = self.frames.find(numbers)
         status = np.zeros(len(places), np.uint32)
-        status[there] |= np.where(self._alike[at[there]], 0, INVALID_PAYLOAD).astype(np.uint32)
+        status[there] |= np.where(self.alike[at[there]], 0, INVALID_PAYLOAD).astype(np.uint32)
         for name, bit in (
             ("incomplete", INCOMPLETE),
             ("late", LATE_DUPLICATE),
