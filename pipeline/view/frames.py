@@ -77,6 +77,13 @@ class FrameSet:
         for begin in range(0, len(which), _AHEAD):
             yield from self._batch(which[begin : begin + _AHEAD])
 
+    def frame(self, at: int) -> Frame:
+        """Return one frame, of which nothing is read before it is asked for."""
+        (parts,) = self._plan([at])
+        for run, _ in parts:
+            run.block = self._open(run)
+        return self._frame(parts)
+
     def rows_of(self, at: int) -> list[tuple[Located, int]]:
         """Return record and row of a frame, or of its modules."""
         begin = int(self._begins[at])
@@ -146,7 +153,7 @@ class FrameSet:
         segment = located.value
         assert isinstance(segment, Segment)  # only segments have rows
         length = int(segment.lengths[row])
-        if self.origin.modules or segment.encoding != "raw" or not segment.blob:
+        if segment.encoding != "raw" or not segment.blob:
             return None
         pitch = length // segment.shape[0]
         if length < _PARTIAL_NBYTES or 2 * count * pitch > length:
@@ -205,8 +212,7 @@ class Pixels:
         there[there] = self._usable[at[there]]
         slots = np.flatnonzero(there).tolist()
         wanted = at[slots].tolist()
-        span = _span(rest[0], self._shape[0]) if rest and len(self._shape) > 1 else None
-        if span is not None and wanted and self._fill_parts(stack, slots, wanted, rest, span):
+        if wanted and self._fill_parts(stack, slots, wanted, rest):
             return stack
         for slot, frame in zip(slots, self._frames.frames(wanted), strict=True):
             self._check(frame.number, frame.shape, frame.dtype)
@@ -214,15 +220,12 @@ class Pixels:
         return stack
 
     def _fill_parts(
-        self,
-        stack: Array,
-        slots: list[int],
-        wanted: list[int],
-        rest: tuple[Any, ...],
-        span: tuple[int, int],
+        self, stack: Array, slots: list[int], wanted: list[int], rest: tuple[Any, ...]
     ) -> bool:
         """Fill the stack from single rows of the frames; False where one cannot be read so."""
-        first, count = span
+        if len(self._shape) < 2 or self._frames.origin.modules:
+            return False
+        first, count = _span(rest[0], self._shape[0])
         inner = (_shifted(rest[0], first, self._shape[0]), *rest[1:])
         for slot, at in zip(slots, wanted, strict=True):
             segment = self._frames.rows_of(at)[0][0].value
@@ -242,11 +245,9 @@ class Pixels:
             )
 
 
-def _span(part: Any, extent: int) -> tuple[int, int] | None:
+def _span(part: Any, extent: int) -> tuple[int, int]:
     """Return first and number of the rows between the ends of what is selected."""
     chosen = np.atleast_1d(np.arange(extent)[part])
-    if not len(chosen):
-        return None
     first = int(chosen.min())
     return first, int(chosen.max()) - first + 1
 

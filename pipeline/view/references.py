@@ -120,7 +120,7 @@ def _chunks(snapshot: Snapshot, url_of: Callable[[str], str]) -> Iterator[Entry]
             place = int(segment.offsets[row]), int(segment.lengths[row])
             value: Any = [url_of(segment.blob), *place]
         else:
-            value = _base64(next(snapshot.frames.frames([at])).payload)
+            value = _base64(snapshot.frames.frame(at).payload)
         yield f"data/{number - snapshot.base}{tail}", value
 
 

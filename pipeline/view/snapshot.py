@@ -71,7 +71,7 @@ class Snapshot:
 
     def _layout(self) -> tuple[tuple[int, ...], str, str]:
         for at in self._with_pixels() or [0][: len(self.frames.heads)]:
-            frame = next(self.frames.frames([at]))
+            frame = self.frames.frame(at)
             return tuple(frame.shape), frame.dtype, frame.encoding
         return (), "uint8", "none"
 
@@ -131,7 +131,7 @@ class Snapshot:
         heads = self.frames.heads
         if not len(heads):
             return Facts(info=self.info)
-        first = next(self.frames.frames([0]))
+        first = self.frames.frame(0)
         times = self._table.timestamps_ns[heads]
         times = times[times > 0]
         return Facts(
