@@ -59,6 +59,13 @@ def command() -> None:
     default="bslz4",
     help="Of the images; as-is keeps the encoding of the first frame where HDF5 knows it.",
 )
+@click.option(
+    "--frames-per-file",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="At most so many numbers in a file, and a master file that shows them as one; 0: all.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a file of this name once it is complete.")
 @wait_option
 @store_option
@@ -69,6 +76,7 @@ def hdf5(
     out: Path,
     follow: bool,
     compression: Literal["bslz4", "as-is", "none"],
+    frames_per_file: int,
     overwrite: bool,
     wait_s: float,
     store: str | None,
@@ -81,7 +89,7 @@ def hdf5(
     gets its name. A stream that is not complete still gives a file, which says so.
     """
     from pipeline.session import connect
-    from pipeline.sinks.hdf5 import Hdf5Sink
+    from pipeline.sinks.hdf5.files import Options
     from pipeline.sinks.hdf5.following import write_stream
 
     with (
@@ -91,13 +99,15 @@ def hdf5(
     ):
         if wait_s or follow:
             await_stream(session, stream, timeout_s=wait_s or _FOLLOW_WAIT_S, stop=stop.event)
-        with (
-            open_stream(session, stream) as opened,
-            Hdf5Sink(out, compression=compression, overwrite=overwrite) as sink,
-        ):
+        with open_stream(session, stream) as opened:
             report = write_stream(
                 opened,
-                sink,
+                out,
+                Options(
+                    compression=compression,
+                    overwrite=overwrite,
+                    frames_per_file=frames_per_file,
+                ),
                 follow=follow,
                 stop=stop.event,
                 on_progress=lambda done: say(f"{done} frames written", written=done),

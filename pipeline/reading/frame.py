@@ -154,7 +154,7 @@ class ModularFrame(Frame):
         """Rows and columns of the assembled image."""
         if all(part.shape == () for part in self._parts.values()):
             return ()
-        return _canvas(self._block.origin.modules)[0]
+        return canvas(self._block.origin.modules)[0]
 
     @property
     def dtype(self) -> str:
@@ -190,7 +190,7 @@ class ModularFrame(Frame):
         if not self.shape:
             raise DecodeError("no pixels: the frame has encoding 'none', only attributes")
         modules = self._block.origin.modules
-        shape, corners = _canvas(modules)
+        shape, corners = canvas(modules)
         image = np.full(shape, sentinel(self.dtype), dtype=self.dtype)
         for module in modules:
             part = np.rot90(self._parts[module.index].array, _quarter_turns(module))
@@ -220,7 +220,7 @@ def _quarter_turns(module: Module) -> int:
     return int(turns) % 4
 
 
-def _canvas(modules: tuple[Module, ...]) -> tuple[tuple[int, int], dict[int, tuple[int, int]]]:
+def canvas(modules: tuple[Module, ...]) -> tuple[tuple[int, int], dict[int, tuple[int, int]]]:
     """Return the assembled shape, and where the upper left corner of each module comes to lie.
 
     A module's position is that of its own first pixel, which a turn moves to another corner.

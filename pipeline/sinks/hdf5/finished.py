@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +30,9 @@ class Finished:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def name_first(self, facts: Facts, journal: Journal) -> None:
+    def name_first(self, facts: Facts, said: Iterable[tuple[int, dict[str, Any]]]) -> None:
         """Tell what the first frame says, and when the first and the last were taken."""
-        for number, attributes in journal:
+        for number, attributes in said:
             facts.first_number, facts.first_attributes = number, attributes
             break
         times = self.rows.timestamps_ns
@@ -52,7 +52,7 @@ def finishing(path: Path, table: FrameTable, journal: Journal) -> Iterator[Finis
         count = len(table.rows)
         columns = Columns(file["entry/instrument/detector"], capacity=max(1, count))
         for number, attributes in journal:
-            position = number - table.base
+            position = table.share.place(number) - table.base
             if 0 <= position < count:
                 columns.add(position, attributes)
         columns.resize(count)

@@ -8,21 +8,24 @@ from __future__ import annotations
 import functools
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from pipeline.errors import PipelineError, SinkError, StreamOpenError, StreamTimeoutError
+from pipeline.errors import PipelineError, SinkError, StreamOpenError
 from pipeline.reading.fetch import Block, Window
 from pipeline.reading.frame import Frame
 from pipeline.reading.ranges import Ranges
 from pipeline.reading.table import FrameTable
 from pipeline.records import Located, Segment
-from pipeline.sinks.hdf5.sink import Hdf5Sink, Prepared
+from pipeline.sinks.hdf5.files import Files, Options
+from pipeline.sinks.hdf5.master import write_master
+from pipeline.sinks.hdf5.sink import WHOLE, Hdf5Sink, Prepared, SinkCounts
 from pipeline.stream import Stream
 
 #: How often a stop is looked for while nothing comes, and the catalogue asked for the end.
@@ -52,37 +55,73 @@ class SinkReport:
 
 
 def write_stream(
-    stream: Stream, sink: Hdf5Sink, *, follow: bool, stop: Event, on_progress: Progress
+    stream: Stream,
+    directory: Path,
+    options: Options,
+    *,
+    follow: bool,
+    stop: Event,
+    on_progress: Progress,
 ) -> SinkReport | None:
-    """Write every frame and finish the sink; None if it was stopped before.
+    """Write every frame of a stream and finish its files; None if it was stopped before.
 
     Raises
     ------
     StreamOpenError
         The stream may still grow and ``follow`` was not asked for.
     SinkError
-        Frames of the account are not in the output.
+        The files cannot be written, or frames of the account are not in them.
     """
     if not follow and stream.state == "open":
         raise StreamOpenError(stream.name, "follow it to its end with --follow")
-    sink.open(stream.info)
-    if stream.start.modules:
-        ended = _write_whole(stream, sink, stop, on_progress)
-    else:
-        with Records(stream, sink, stop) as records:
-            ended = records.write(on_progress)
-            if ended:
-                settle(stream, sink, stop)
-    if not ended:
-        return None
-    account: dict[str, Any] = dict(stream.account())
-    _check(stream, sink, account)
-    path = sink.finish(account)
+    with Files(directory, stream.info, options) as files:
+        files.open()
+        if not write_records(stream, files, stop=stop, on_progress=on_progress):
+            return None
+        account: dict[str, Any] = dict(stream.account())
+        counts = files.counts
+        _check(stream, counts, account)
+        if files.is_plain:
+            path = files.open_sinks[WHOLE].finish(account)
+        else:
+            finish_parts(stream, files, account)
+            path = write_master(
+                directory,
+                stream.info,
+                options,
+                account,
+                span=span_of(stream, account),
+                invalid=sorted(counts.invalid),
+            )
     return SinkReport(
-        path=path,
-        written=sink.counts.written,
-        invalid=dict(sink.counts.invalid),
-        account=account,
+        path=path, written=counts.written, invalid=dict(counts.invalid), account=account
+    )
+
+
+def write_records(stream: Stream, files: Files, *, stop: Event, on_progress: Progress) -> bool:
+    """Write all frames that go into ``files`` to the stream's end; False if it was stopped."""
+    with Records(stream, files, stop) as records:
+        return records.write(on_progress) and settle(stream, files, stop)
+
+
+def finish_parts(stream: Stream, files: Files, account: Mapping[str, Any]) -> None:
+    """Complete the files that hold a share of an ended stream."""
+    table = stream.table()
+    if len(table):
+        located, row = table.locate(0)
+        assert isinstance(located.value, Segment)
+        block = stream.fetcher.open(located.value, stream.origin)
+        example = Frame(int(table.numbers[0]), block, row)
+        files.finish_parts(account, span_of(stream, account), example)
+
+
+def span_of(stream: Stream, account: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the lowest and the highest number of a stream that is known to exist."""
+    numbers = stream.table().numbers
+    ends = [n for pair in account["missing"] for n in pair]
+    return (
+        min([int(numbers.min()), *ends]),
+        max([int(numbers.max()), *ends]),
     )
 
 
@@ -91,6 +130,7 @@ class _Waiting:
     """A frame on its way: ``ready`` None if it is there already; ``last`` of its record."""
 
     number: int
+    sink: Hdf5Sink | None
     ready: Future[Prepared] | None
     located: Located
     block: Block
@@ -99,24 +139,28 @@ class _Waiting:
 
 
 class Records:
-    """The records of a stream that are not in the sink's file yet, in the order of the log."""
+    """The records of a stream that are not in the files yet, in the order of the log."""
 
-    def __init__(self, stream: Stream, sink: Hdf5Sink, stop: Event) -> None:
+    def __init__(self, stream: Stream, files: Files, stop: Event) -> None:
         self._stream = stream
-        self._sink = sink
+        self._files = files
         self._stop = stop
         self._ends = stream.log.info(refresh=True).end_offsets
         low = stream.log.bounds()[0]
-        self._marker = [max(a, b) for a, b in zip(sink.marker, low, strict=True)]
+        self._marker = [max(a, b) for a, b in zip(files.marker, low, strict=True)]
         self._cursor = stream.log.cursor(self._marker)
+        others = set(range(len(self._marker))).difference(files.partitions)
+        if others:
+            self._cursor.pause(sorted(others))
         self._window = Window(stream.fetcher.prefetch_nbytes)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="lichtstrom-sink")
         self._segments: deque[tuple[Located, Block]] = deque()
         self._frames: deque[_Waiting] = deque()
         self._nbytes = 0
         self._taken = 0
+        self._checkpoint_s = 0.0
 
-    def __enter__(self) -> Records:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -132,14 +176,20 @@ class Records:
             self._prepare()
             if self._frames:
                 self._put(self._frames.popleft())
-                on_progress(self._sink.counts.written)
+                on_progress(self._files.written)
             elif not self._segments:
                 self._marker = self._cursor.positions()
                 if self._at_end():
-                    return True
-            self._sink.checkpoint(self._marker, every_s=_CHECKPOINT_S)
-        self._sink.checkpoint(self._marker)
-        return False
+                    break
+            self._checkpoint(_CHECKPOINT_S)
+        self._checkpoint(0.0)
+        return not self._stop.is_set()
+
+    def _checkpoint(self, every_s: float) -> None:
+        now = time.monotonic()
+        if now - self._checkpoint_s >= every_s:
+            self._checkpoint_s = now
+            self._files.checkpoint(self._marker)
 
     def _take_in(self, records: list[Located]) -> None:
         for located in records:
@@ -160,25 +210,27 @@ class Records:
             numbers = segment.numbers.tolist()
             nbytes = int(np.prod(segment.shape, dtype=np.int64)) * np.dtype(segment.dtype).itemsize
             for row, number in enumerate(numbers):
+                sink = self._files.sink(segment.module, number)
                 ready = None
-                if not self._sink.is_written(number):
-                    ready = self._begin(Frame(number, block, row))
+                if sink is not None and not sink.is_written(number):
+                    ready = self._begin(sink, Frame(number, block, row))
                 last = row == len(numbers) - 1
-                self._frames.append(_Waiting(number, ready, located, block, nbytes, last))
+                self._frames.append(_Waiting(number, sink, ready, located, block, nbytes, last))
                 self._nbytes += nbytes
 
-    def _begin(self, frame: Frame) -> Future[Prepared]:
-        self._sink.expect(frame)  # here, so that it is the first in the log that decides
-        return self._pool.submit(_patiently, self._sink, frame, self._stop)
+    def _begin(self, sink: Hdf5Sink, frame: Frame) -> Future[Prepared]:
+        sink.expect(frame)  # here, so that it is the first in the log that decides
+        return self._pool.submit(_patiently, sink, frame, self._stop)
 
     def _put(self, waiting: _Waiting) -> None:
         self._nbytes -= waiting.nbytes
         located, source = waiting.located, (waiting.located.partition, waiting.located.offset)
         ready = waiting.ready.result() if waiting.ready is not None else None
-        if self._sink.is_written(waiting.number):
-            self._sink.put_again(waiting.number, source)
-        elif ready is not None:
-            self._sink.put(ready, source)
+        sink = self._files.sink(waiting.block.segment.module, waiting.number)
+        if sink is not None and sink.is_written(waiting.number):
+            sink.put_again(waiting.number, source)
+        elif sink is not None and ready is not None:
+            sink.put(ready, source)
         if waiting.last:
             self._window.release(waiting.block)
             self._window.pump()
@@ -187,46 +239,53 @@ class Records:
     def _at_end(self) -> bool:
         if self._ends is None:
             self._ends = self._stream.log.info(refresh=True).end_offsets
-        positions = self._cursor.positions()
-        return self._ends is not None and all(
-            p >= end for p, end in zip(positions, self._ends, strict=True)
-        )
+        positions, ends = self._cursor.positions(), self._ends
+        return ends is not None and all(positions[p] >= ends[p] for p in self._files.partitions)
 
 
-def settle(stream: Stream, sink: Hdf5Sink, stop: Event) -> None:
-    """Compare the file with the merged stream, and write what is not in it as it should be.
+def settle(stream: Stream, files: Files, stop: Event) -> bool:
+    """Compare the files with the merged stream, and write what is not in them as it should be.
 
     That is a frame whose first copy in the log lost to a newer writer's, and one that could not
-    be had before the last restart: most often none.
+    be had before the last restart: most often none.  False if it was stopped before the end.
     """
     table = stream.table()
     rows = table.merged().rows
-    partitions, offsets = table.sources()
-    right = sink.holds(table.numbers[rows], partitions[rows], offsets[rows])
-    for row in rows[~right].tolist():
-        if stop.is_set():
-            return
-        number = int(table.numbers[row])
-        if sink.is_written(number) and _same_content(table, row, sink.source(number)):
-            continue
-        located, place = table.locate(row)
-        segment = located.value
-        assert isinstance(segment, Segment)
-        block = stream.fetcher.open(
-            segment,
-            stream.origin,
-            slice(place, place + 1),
-            functools.partial(stream.reload, located),
-        )
-        frame = Frame(number, block, place)
-        sink.expect(frame)
-        sink.put(_patiently(sink, frame, stop), (located.partition, located.offset))
+    numbers, modules = table.numbers[rows], table.modules[rows]
+    partitions, offsets = (column[rows] for column in table.sources())
+    for share, sink in list(files.open_sinks.items()):
+        mine = share.holds(numbers, modules)
+        right = sink.holds(numbers[mine], partitions[mine], offsets[mine])
+        for row in rows[mine][~right].tolist():
+            if stop.is_set():
+                return False
+            _settle_one(stream, table, sink, row, stop)
+    return not stop.is_set()
+
+
+def _settle_one(stream: Stream, table: FrameTable, sink: Hdf5Sink, row: int, stop: Event) -> None:
+    number = int(table.numbers[row])
+    if sink.is_written(number) and _same_content(table, row, sink.source(number)):
+        return
+    located, place = table.locate(row)
+    segment = located.value
+    assert isinstance(segment, Segment)
+    block = stream.fetcher.open(
+        segment,
+        stream.origin,
+        slice(place, place + 1),
+        functools.partial(stream.reload, located),
+    )
+    frame = Frame(number, block, place)
+    sink.expect(frame)
+    sink.put(_patiently(sink, frame, stop), (located.partition, located.offset))
 
 
 def _same_content(table: FrameTable, row: int, source: tuple[int, int]) -> bool:
     """Tell whether the copy at ``source`` is the same as the one that counts."""
     partitions, offsets = table.sources()
-    copies = np.flatnonzero(table.numbers == table.numbers[row])
+    same = (table.numbers == table.numbers[row]) & (table.modules == table.modules[row])
+    copies = np.flatnonzero(same)
     for copy in copies.tolist():
         if (int(partitions[copy]), int(offsets[copy])) == source:
             return bool(
@@ -246,49 +305,14 @@ def _patiently(sink: Hdf5Sink, frame: Frame, stop: Event) -> Prepared:
                 raise
 
 
-def _write_whole(stream: Stream, sink: Hdf5Sink, stop: Event, on_progress: Progress) -> bool:
-    """Write a stream of several modules as assembled frames; False if it was stopped."""
-    for frame in _ordered(stream, stop):
-        _write_frame(sink, frame, stop)
-        on_progress(sink.counts.written)
-        sink.checkpoint(every_s=_CHECKPOINT_S)
-    if stop.is_set():
-        sink.checkpoint()
-        return False
-    # What came below a floor that had been passed is not given in order.
-    for frame in stream.frames():
-        _write_frame(sink, frame, stop)
-    return True
-
-
-def _write_frame(sink: Hdf5Sink, frame: Frame, stop: Event) -> None:
-    if not sink.is_written(frame.number):
-        sink.expect(frame)
-        sink.put(_patiently(sink, frame, stop))
-
-
-def _ordered(stream: Stream, stop: Event) -> Iterator[Frame]:
-    """Yield frames in order to the stream's end, or until ``stop``; silence is no error."""
-    frames = stream.ordered(timeout_s=_LOOK_S)
-    while not stop.is_set():
-        try:
-            frame = next(frames)
-        except StopIteration:
-            return
-        except StreamTimeoutError:
-            continue
-        yield frame
-
-
-def _check(stream: Stream, sink: Hdf5Sink, account: dict[str, Any]) -> None:
-    """Compare the frames in the output with the account, before it gets its name."""
-    incomplete = sum(last - first + 1 for first, last in account["incomplete"])
-    written, bad = sink.counts.written, set(sink.counts.invalid)
-    if written + len(bad) != account["received"] + incomplete:
+def _check(stream: Stream, counts: SinkCounts, account: dict[str, Any]) -> None:
+    """Compare the frames in the files with the account, before they get their names."""
+    there = len(stream.table().merged().rows)
+    bad = set(counts.invalid)
+    if counts.written + len(bad) != there:
         raise SinkError(
-            f"{stream.name}: {written} frames are in the file and {len(bad)} cannot be written,"
-            f" but the account has {account['received']} (and {incomplete} incomplete);"
-            " the file was not finished, run it again"
+            f"{stream.name}: {counts.written} frames are in the file and {len(bad)} cannot be"
+            f" written, but the stream has {there}; the file was not finished, run it again"
         )
     if not bad:
         return

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.protocols import FrameLike
+from pipeline.sinks.hdf5.share import Share
 from pipeline.sinks.hdf5.table import (
     INCOMPLETE,
     INVALID_PAYLOAD,
@@ -67,6 +68,7 @@ class GrowingTable:
         number: int,
         expected: int | None,
         marker: Sequence[int],
+        share: Share,
     ) -> Self:
         """Begin a file with frame ``number`` at position 0, until a lower one comes.
 
@@ -75,10 +77,11 @@ class GrowingTable:
         table = FrameTable.create(
             target.rewritten,
             stream_key=stream_key,
-            base=number,
+            base=share.place(number),
             capacity=min(expected or _CAPACITY, _MAX_POSITIONS),
             layout=layout,
             marker=marker,
+            share=share,
         )
         target.rewritten.replace(target.part)
         return cls(target, stream_key=stream_key, table=table)
@@ -91,53 +94,65 @@ class GrowingTable:
         source: tuple[int, int],
     ) -> None:
         """Write one frame, at whatever cost; see :meth:`FrameTable.put`."""
-        self._make_room(frame.number, frame.number)
+        place = self.table.share.place(frame.number)
+        self._make_room(place, place)
         self.table.put(frame, pixels, problem, source)
 
     def is_written(self, number: int) -> bool:
         """Whether a valid frame of this number has been written."""
-        rows, position = self.table.rows, number - self.table.base
+        rows, position = self.table.rows, self._position(number)
         return 0 <= position < len(rows) and bool(rows.valid[position])
 
     def source(self, number: int) -> tuple[int, int]:
         """Return partition and offset of the record of a frame that was written."""
-        rows, position = self.table.rows, number - self.table.base
+        rows, position = self.table.rows, self._position(number)
         return int(rows.partition[position]), int(rows.offset[position])
 
     def note(self, number: int, bit: int) -> None:
         """Set a status bit of a frame that was written."""
-        position = number - self.table.base
+        position = self._position(number)
         self.table.rows.mark(position, position, bit)
 
+    def complete(self, ranges: Ranges, span: tuple[int, int] | None = None) -> None:
+        """Let the positions be exactly the numbers known to exist, and all of them filled.
+
+        ``span``: what is known elsewhere, the lowest and the highest number of the stream.
+        """
+        share = self.table.share
+        known = [pair for name in _EXISTING for pair in ranges.get(name, [])]
+        if span is not None:
+            known.append(span)
+        places = [found for pair in known if (found := share.within(*pair)) is not None]
+        if self._written is not None:
+            places.append(self._written)
+        first = min((pair[0] for pair in places), default=self.table.base)
+        last = max((pair[1] for pair in places), default=first - 1)
+        self._make_room(first, max(first, last), exact=True)
+        self.table.rows.reach(last - first + 1)
+        for name, bit in _STATUS.items():
+            for pair in ranges.get(name, []):
+                if (found := share.within(*pair)) is not None:
+                    self._mark(found, bit)
+        self.table.fill()
+
     @property
-    def numbers(self) -> tuple[int, int] | None:
-        """The lowest and the highest number of which something was written."""
+    def _written(self) -> tuple[int, int] | None:
+        """The first and the last place of which something was written."""
         rows = self.table.rows
         there = np.flatnonzero((rows.valid != 0) | (rows.status != 0))
         if not len(there):
             return None
         return self.table.base + int(there[0]), self.table.base + int(there[-1])
 
-    def complete(self, ranges: Ranges) -> None:
-        """Let the positions be exactly the numbers known to exist, and all of them filled."""
-        existing = [pair for name in _EXISTING for pair in ranges.get(name, [])]
-        if self.numbers is not None:
-            existing.append(self.numbers)
-        first = min((pair[0] for pair in existing), default=self.table.base)
-        last = max((pair[1] for pair in existing), default=first - 1)
-        self._make_room(first, max(first, last), exact=True)
-        self.table.rows.reach(last - first + 1)
-        for name, bit in _STATUS.items():
-            for pair in ranges.get(name, []):
-                self._mark(pair, bit)
-        self.table.fill()
+    def _position(self, number: int) -> int:
+        return self.table.share.place(number) - self.table.base
 
     def close(self) -> None:
         """Close the file; may be called twice."""
         self.table.close()
 
     def _make_room(self, first: int, last: int, *, exact: bool = False) -> None:
-        """Have positions for these two numbers; with ``exact`` ``first`` is position 0."""
+        """Have positions for these two places; with ``exact`` ``first`` is position 0."""
         table = self.table
         base = first if exact else min(first, table.base)
         end = max(last + 1, table.base + len(table.rows))
@@ -165,7 +180,7 @@ class GrowingTable:
         target.rewritten.replace(target.part)
 
     def _mark(self, pair: tuple[int, int], bit: int) -> None:
-        """Set a status bit for all numbers of a range that have a position."""
+        """Set a status bit for all places of a range that have a position."""
         rows, base = self.table.rows, self.table.base
         first, last = max(pair[0] - base, 0), min(pair[1] - base, len(rows) - 1)
         if first <= last:

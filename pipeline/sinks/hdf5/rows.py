@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.sinks.hdf5.nodes import attribute
+from pipeline.sinks.hdf5.share import Share
 
 #: Rows of a chunk, and of what is written at once.
 _BLOCK = 4096
@@ -36,13 +37,15 @@ Array = npt.NDArray[Any]
 class Rows:
     """The columns of one file; the file is open for writing.
 
+    Row i is that of place ``base`` + i of the ``share``.
     Attributes hold arrays of as many elements as there are rows: ``valid`` and ``status`` as NXmx's
     ``frame_valid`` and ``frame_status``; where the frame's record lies (``partition``, ``offset``);
     ``nbytes`` of its payload.
     """
 
-    def __init__(self, file: Any, *, base: int) -> None:
+    def __init__(self, file: Any, *, base: int, share: Share) -> None:
         self.base = base
+        self._share = share
         self._datasets = {name: file[path] for name, (path, _, _) in _COLUMNS.items()}
         self._count = int(self._datasets["valid"].shape[0])
         self._capacity = int(self._datasets["valid"].maxshape[0])
@@ -52,7 +55,7 @@ class Rows:
         self._dirty: set[int] = set()
 
     @classmethod
-    def create(cls, file: Any, *, base: int, capacity: int) -> Rows:
+    def create(cls, file: Any, *, base: int, capacity: int, share: Share) -> Rows:
         """Make the datasets, empty, for up to ``capacity`` rows."""
         for path, dtype, fill in _COLUMNS.values():
             file.create_dataset(
@@ -64,10 +67,15 @@ class Rows:
                 fillvalue=fill,
             )
         attribute(file[_COLUMNS["timestamp"][0]], units="ns", start="1970-01-01T00:00:00Z")
-        return cls(file, base=base)
+        return cls(file, base=base, share=share)
 
     def __len__(self) -> int:
         return self._count
+
+    @property
+    def numbers(self) -> Array:
+        """int64: the frames' numbers."""
+        return self._arrays["number"][: self._count]
 
     @property
     def valid(self) -> Array:
@@ -96,7 +104,7 @@ class Rows:
 
     def holds(self, numbers: Array, partitions: Array, offsets: Array) -> npt.NDArray[np.bool_]:
         """Tell for each frame whether its row is valid and comes from this very record."""
-        positions = numbers - self.base
+        positions = self._share.places(numbers) - self.base
         inside = (positions >= 0) & (positions < self._count)
         positions = np.where(inside, positions, 0)
         if not self._count:
@@ -117,9 +125,9 @@ class Rows:
                 grown = np.full(max(count, 2 * len(array), _BLOCK), fill, dtype)
                 grown[: len(array)] = array
                 array = self._arrays[name] = grown
-            array[before:count] = (
-                np.arange(self.base + before, self.base + count) if name == "number" else fill
-            )
+            array[before:count] = fill
+        places = np.arange(self.base + before, self.base + count)
+        self._arrays["number"][before:count] = self._share.numbers(places)
         self._dirty.update(range(before // _BLOCK, (count - 1) // _BLOCK + 1))
 
     def set(
@@ -134,7 +142,7 @@ class Rows:
         """Fill one row; with a ``problem`` it is that of a frame whose pixels are not there."""
         arrays = self._arrays
         arrays["timestamp"][position] = 0 if problem else max(timestamp_ns, 0)
-        number = (self.base + position) % 2**32
+        number = arrays["number"][position] % 2**32
         arrays["sequence"][position] = _NO_NUMBER if problem else number
         arrays["valid"][position] = not problem
         arrays["status"][position] = problem

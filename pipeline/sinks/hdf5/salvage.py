@@ -16,6 +16,8 @@ import numpy as np
 
 from pipeline.sinks.hdf5.chunks import format_of
 from pipeline.sinks.hdf5.rows import Rows
+from pipeline.sinks.hdf5.share import Share
+from pipeline.sinks.hdf5.superblock import repair_superblock
 from pipeline.sinks.hdf5.table import FrameTable, Layout
 from pipeline.sinks.hdf5.target import Target, sync
 
@@ -49,7 +51,7 @@ def note_places(target: Target, table: FrameTable) -> None:
     partial.replace(target.places)
 
 
-def left_behind(target: Target, *, stream_key: bytes) -> FrameTable | None:
+def left_behind(target: Target, *, stream_key: bytes, share: Share) -> FrameTable | None:
     """Return the table that a writer which is no more has left; None if there is none.
 
     Raises OSError, KeyError, ValueError, RuntimeError or SinkError where it cannot be used.
@@ -57,13 +59,11 @@ def left_behind(target: Target, *, stream_key: bytes) -> FrameTable | None:
     if not target.part.exists() or not target.part.stat().st_size:
         return None
     if _died_finishing(target):
-        return salvaged(target, stream_key=stream_key)
+        return salvaged(target, stream_key=stream_key, share=share)
     target.places.unlink(missing_ok=True)
-    from pipeline.sinks.hdf5.superblock import repair_superblock
-
     repair_superblock(target.part)
     _extend(target.part)
-    return FrameTable.resume(target.part, stream_key=stream_key)
+    return FrameTable.resume(target.part, stream_key=stream_key, share=share)
 
 
 def _extend(path: Path) -> None:
@@ -83,7 +83,7 @@ def _died_finishing(target: Target) -> bool:
         return False
 
 
-def salvaged(target: Target, *, stream_key: bytes) -> FrameTable:
+def salvaged(target: Target, *, stream_key: bytes, share: Share) -> FrameTable:
     """Make the table again in a new file, which takes the old one's place."""
     with np.load(target.places) as saved:
         columns = {name: saved[name] for name in saved.files}
@@ -102,6 +102,7 @@ def salvaged(target: Target, *, stream_key: bytes) -> FrameTable:
             images=None if encoding == "none" else format_of(encoding),
         ),
         marker=facts["marker"],
+        share=share,
     )
     _copy_chunks(target.part, table, columns)
     _restore(table.rows, columns)

@@ -33,12 +33,13 @@ from pipeline.sinks.hdf5.journal import Journal
 from pipeline.sinks.hdf5.nxmx import write_layout
 from pipeline.sinks.hdf5.provenance import write_provenance
 from pipeline.sinks.hdf5.salvage import left_behind, note_places
+from pipeline.sinks.hdf5.share import Ints, Share
 from pipeline.sinks.hdf5.table import INCOMPLETE, INVALID_PAYLOAD, LATE_DUPLICATE, NO_BLOB, Layout
 from pipeline.sinks.hdf5.target import Target, short_name, sink_errors
 
 log = logging.getLogger(__name__)
 
-Ints = npt.NDArray[np.integer[Any]]
+WHOLE = Share()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,11 @@ class SinkCounts:
     invalid: dict[int, str] = field(default_factory=dict)
 
 
+def stem(start: Start) -> str:
+    """Return how the names of all files of a stream begin."""
+    return short_name(f"{file_name(start.detector)}_{file_name(start.stream)}")
+
+
 class Hdf5Sink:
     """Writes a stream to ``<directory>/<detector>_<stream>.h5``.
 
@@ -97,6 +103,9 @@ class Hdf5Sink:
     pixel_mask:
         (rows, columns) uint32, bits as NXmx ``pixel_mask``; None derives it from a Pilatus' first
         frame (-1 gap, -2 dead), and is 0 for other detectors.
+    share:
+        The frames that this file holds, if others hold the rest: it is then ended by
+        :meth:`finish_part`, and a master file refers to it.
     """
 
     def __init__(
@@ -106,10 +115,12 @@ class Hdf5Sink:
         compression: Compression = "bslz4",
         overwrite: bool = False,
         pixel_mask: npt.NDArray[np.uint32] | None = None,
+        share: Share = WHOLE,
     ) -> None:
         if compression not in ("as-is", "bslz4", "none"):
             raise InvalidArgumentError("compression", f"{compression!r}: as-is, bslz4 or none")
         self.counts = SinkCounts()
+        self.share = share
         self._directory = Path(directory)
         self._compression: Compression = compression
         self._overwrite = overwrite
@@ -130,8 +141,8 @@ class Hdf5Sink:
         if self._target is not None:
             raise ClosedError("a sink writes one stream: make another one")
         start = info.start
-        name = short_name(f"{file_name(start.detector)}_{file_name(start.stream)}")
-        target = Target(self._directory, f"{name}.h5", overwrite=self._overwrite)
+        name = f"{stem(start)}{self.share.suffix}.h5"
+        target = Target(self._directory, name, overwrite=self._overwrite)
         target.acquire()
         self._facts, self._target = Facts(info=info, mask=self._mask), target
         # the last counts the frames that were given without the place of their record
@@ -147,7 +158,7 @@ class Hdf5Sink:
 
     def _go_on(self, target: Target, start: Start) -> None:
         try:
-            found = left_behind(target, stream_key=start.stream_key)
+            found = left_behind(target, stream_key=start.stream_key, share=self.share)
         except (OSError, KeyError, ValueError, RuntimeError, SinkError) as error:
             aside = target.set_aside()
             log.warning("an unfinished file was set aside path=%s reason=%s", aside, error)
@@ -161,6 +172,15 @@ class Hdf5Sink:
         self._marker = list(found.marker)
         self.counts.written = int(found.rows.valid.sum())
         log.info("going on with an unfinished file frames=%d", self.counts.written)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the file has no frame yet, nor had one that an earlier sink left."""
+        return self._frames is None
+
+    def begin_at(self, marker: Sequence[int]) -> None:
+        """Tell a new file that what is below ``marker`` is none of its own."""
+        self._marker[:-1] = marker
 
     @property
     def marker(self) -> list[int]:
@@ -288,6 +308,28 @@ class Hdf5Sink:
         )
         return str(target.final)
 
+    def finish_part(self, account: Mapping[str, Any], span: tuple[int, int]) -> str:
+        """Complete a file that holds a share of the stream; returns the path.
+
+        ``span``: the lowest and the highest number of the whole stream.  What the frames say
+        besides stays in the journal until the master file has it.
+        """
+        target, facts, journal = self._opened()
+        ranges = {name: _pairs(name, account.get(name)) for name in _RANGES}
+        with sink_errors(target.final):
+            if self._frames is None:
+                place = self.share.within(*span)
+                assert place is not None, "an empty share has no file"
+                assert self._layout is not None, "expect() tells what it would be like"
+                first = int(self.share.numbers(np.array([place[0]]))[0])
+                self._frames = self._created(target, facts, self._layout, first)
+            self._frames.complete(ranges, span)
+            self.checkpoint()
+            self._frames.close()
+            journal.close()
+        target.publish(keep=(target.journal,))
+        return str(target.final)
+
     def suspend(self) -> None:
         """Close, and leave what is not finished to the next sink for this stream.
 
@@ -348,8 +390,9 @@ class Hdf5Sink:
             stream_key=facts.info.start.stream_key,
             layout=layout,
             number=number,
-            expected=facts.info.expected,
+            expected=facts.info.expected if self.share.is_whole else None,
             marker=self._marker,
+            share=self.share,
         )
 
     def _no_frames(self, target: Target, facts: Facts, ranges: Ranges) -> GrowingTable:

@@ -1,4 +1,4 @@
-"""The HDF5 file while it is written: frames and what is said of each at position = number - base.
+"""The HDF5 file while it is written: frames and what is said of each at position = place - base.
 
 Programs may read it meanwhile (SWMR, ``swmr=True``), and it survives the death of the process: a
 checkpoint brings frames and rows to the file first, and then the marker that says up to where the
@@ -23,6 +23,7 @@ from pipeline.protocols import FrameLike
 from pipeline.sinks.hdf5.chunks import ChunkFormat, ChunkWriter, format_of, sentinel
 from pipeline.sinks.hdf5.nodes import attribute, group
 from pipeline.sinks.hdf5.rows import Rows
+from pipeline.sinks.hdf5.share import Share
 
 #: Bits of ``frame_status``.
 LATE_DUPLICATE, INVALID_PAYLOAD, NO_BLOB, INCOMPLETE = 1, 2, 4, 8
@@ -44,18 +45,19 @@ class Layout:
 
 
 class FrameTable:
-    """One open HDF5 file with the frames from number ``base`` on; see :meth:`create`.
+    """One open HDF5 file with the frames of a share from place ``base`` on; see :meth:`create`.
 
     ``marker`` holds the next offset of each partition of the stream's topic that is not in the
     file yet, as of the last checkpoint, and last how many frames came from elsewhere.
     """
 
-    def __init__(self, file: Any, *, base: int, layout: Layout) -> None:
+    def __init__(self, file: Any, *, base: int, layout: Layout, share: Share) -> None:
         self.file = file
         self.layout = layout
         self.base = base
         self.stream_key: str = file[_PROVENANCE].attrs["stream_key"].decode()
-        self.rows = Rows(file, base=base)
+        self.share = share
+        self.rows = Rows(file, base=base, share=share)
         self.capacity = int(file[f"{_PROVENANCE}/partition"].maxshape[0])
         self._next_offset = file[f"{_PROVENANCE}/next_offset"]
         self.marker: list[int] = self._next_offset[...].tolist()
@@ -75,6 +77,7 @@ class FrameTable:
         capacity: int,
         layout: Layout,
         marker: Sequence[int],
+        share: Share,
     ) -> Self:
         """Make the file, all it will hold while it is read by others, and open it for them."""
         file = h5py.File(path, "w", **_OPEN)
@@ -90,12 +93,12 @@ class FrameTable:
             attribute(file, default="entry")
             attribute(file["entry"], default="data")
             attribute(file["entry/data"], signal="data" if layout.images else "frame_number")
-            Rows.create(file, base=base, capacity=capacity)
+            Rows.create(file, base=base, capacity=capacity, share=share)
             attribute(
                 file[_PROVENANCE],
                 stream_key=stream_key.hex(),
                 encoding=layout.images.encoding if layout.images else "none",
-                first_number=base,
+                first_place=base,
                 frame_shape=np.array(layout.shape, np.int64),
                 frame_dtype=layout.dtype,
             )
@@ -115,10 +118,10 @@ class FrameTable:
                 )
             file.flush()
             file.swmr_mode = True
-            return cls(file, base=base, layout=layout)
+            return cls(file, base=base, layout=layout, share=share)
 
     @classmethod
-    def resume(cls, path: Path, *, stream_key: bytes) -> Self:
+    def resume(cls, path: Path, *, stream_key: bytes, share: Share) -> Self:
         """Open a file whose writer has died, with what its last checkpoint vouches for.
 
         Raises OSError, KeyError or ValueError for a file that is not one of a sink.
@@ -135,7 +138,7 @@ class FrameTable:
                 images=None if encoding == "none" else format_of(encoding),
             )
             file.swmr_mode = True
-            table = cls(file, base=int(said["first_number"]), layout=layout)
+            table = cls(file, base=int(said["first_place"]), layout=layout, share=share)
             table._forget_unsure()
         return table
 
@@ -157,7 +160,7 @@ class FrameTable:
 
         ``source``: partition and offset of its record.
         """
-        position = frame.number - self.base
+        position = self.share.place(frame.number) - self.base
         self.rows.reach(position + 1)
         if self.images is not None and pixels is not None and not problem:
             self.images.write(position, frame, pixels)
@@ -187,6 +190,7 @@ class FrameTable:
             capacity=capacity,
             layout=self.layout,
             marker=self.marker,
+            share=self.share,
         )
         with _closed_on_error(other.file):
             shift = self.base - base
@@ -224,6 +228,11 @@ class FrameTable:
         """Close the file; may be called twice."""
         if self.file:
             self.file.close()
+
+
+def new_file(path: Path) -> Any:
+    """Make an HDF5 file that nobody reads before it is closed."""
+    return h5py.File(path, "w", **_OPEN)
 
 
 def reopened(path: Path) -> Any:

@@ -7,7 +7,7 @@ import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -83,20 +83,20 @@ class Target:
             self._release()
             raise
 
-    def publish(self) -> None:
-        """Bring the temporary file to the disk and give it its name."""
+    def publish(self, *, keep: Collection[Path] = ()) -> None:
+        """Bring the temporary file to the disk and give it its name; ``keep`` stays beside it."""
         with sink_errors(self.final):
             sync(self.part)
             self._check_free()
             self.part.replace(self.final)
             sync(self.final.parent)
-        self.discard()
+        self.discard(keep=keep)
 
-    def discard(self) -> None:
+    def discard(self, *, keep: Collection[Path] = ()) -> None:
         """Remove everything temporary; may be called twice, and does nothing after publishing."""
         if self._lock is None:
             return
-        for path in (self.part, self.rewritten, self.journal, self.places):
+        for path in {self.part, self.rewritten, self.journal, self.places}.difference(keep):
             with suppress(OSError):
                 path.unlink(missing_ok=True)
         self._release()

@@ -1,0 +1,316 @@
+"""The files that a stream goes into: one, or one per module, partition or range of numbers."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import InvalidArgumentError, SinkError
+from pipeline.protocols import FrameLike
+from pipeline.records import StreamInfo
+from pipeline.sinks.hdf5.chunks import Compression
+from pipeline.sinks.hdf5.share import Share
+from pipeline.sinks.hdf5.sink import WHOLE, Hdf5Sink, SinkCounts, stem
+from pipeline.sinks.hdf5.target import Target
+
+log = logging.getLogger(__name__)
+#: Files open at a time where a stream has many; the others wait as a restart would find them.
+_MAX_OPEN = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a stream becomes files.
+
+    Parameters
+    ----------
+    compression, overwrite, pixel_mask:
+        See :class:`Hdf5Sink`.
+    by_partition:
+        One file per partition of the topic, which may have several writers.
+    frames_per_file:
+        At most so many numbers in a file, ``n // frames_per_file`` of its own each; 0: all.
+    """
+
+    compression: Compression = "bslz4"
+    overwrite: bool = False
+    pixel_mask: npt.NDArray[np.uint32] | None = None
+    by_partition: bool = False
+    frames_per_file: int = 0
+
+    def __post_init__(self) -> None:
+        if self.frames_per_file < 0:
+            raise InvalidArgumentError("frames_per_file", f"{self.frames_per_file} is negative")
+        if self.frames_per_file and self.by_partition:
+            raise InvalidArgumentError(
+                "frames_per_file", "files of several writers go by partition: choose one of both"
+            )
+
+
+def master_path(directory: Path, info: StreamInfo) -> Path:
+    """Return the path of the file that users open."""
+    return directory / f"{stem(info.start)}.h5"
+
+
+def shares_of(info: StreamInfo, options: Options, span: tuple[int, int] | None) -> list[Share]:
+    """Return what each file of a stream holds; of ranges those that lie within ``span``."""
+    start = info.start
+    shares = [WHOLE]
+    if options.by_partition and start.partitions > 1:
+        shares = [
+            Share(
+                suffix=f"_p{partition:02d}",
+                chunk=start.frames_per_chunk,
+                partitions=start.partitions,
+                partition=partition,
+            )
+            for partition in range(start.partitions)
+        ]
+    elif options.frames_per_file and span is not None:
+        size = options.frames_per_file
+        shares = [_range(index, size) for index in range(span[0] // size, span[1] // size + 1)]
+    shares = [each for share in shares for each in _by_module(info, share)]
+    return [s for s in shares if span is None or s.within(*span) is not None]
+
+
+def _range(index: int, size: int) -> Share:
+    suffix = f"_data_{index + 1:06d}"
+    return Share(suffix=suffix, first=index * size, last=(index + 1) * size - 1)
+
+
+def _by_module(info: StreamInfo, share: Share) -> Iterator[Share]:
+    if not info.start.modules:
+        yield share
+    for module in info.start.modules:
+        yield replace(share, module=module.index, suffix=f"_m{module.index}{share.suffix}")
+
+
+class Files:
+    """The sinks of one stream; used by one thread, but for :meth:`Hdf5Sink.prepare`.
+
+    ``partitions``: those whose frames come here; None for all.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        info: StreamInfo,
+        options: Options,
+        *,
+        partitions: Collection[int] | None = None,
+    ) -> None:
+        self.info = info
+        self.options = options
+        self.partitions = sorted(partitions or range(info.start.partitions))
+        self._directory = Path(directory)
+        self._sinks: dict[Share, Hdf5Sink] = {}
+        self._suspended: set[Share] = set()
+        self._complete: set[Share] = set()
+        self._known: dict[tuple[int, int], Share] = {}
+        #: Of sinks that have been suspended.
+        self._counts: dict[Share, SinkCounts] = {}
+        self._marker: list[int] = list(info.start.offsets)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is one file that needs no other."""
+        options, start = self.options, self.info.start
+        by_partition = options.by_partition and start.partitions > 1
+        return not (by_partition or options.frames_per_file or start.modules)
+
+    def open(self) -> None:
+        """Take the files, as far as they are known by now; raises SinkError."""
+        final = master_path(self._directory, self.info)
+        if final.exists() and not self.options.overwrite:
+            raise SinkError(
+                f"{final} exists: choose another directory, or replace it (--overwrite,"
+                " overwrite=True)"
+            )
+        if self.is_plain:
+            self._open(WHOLE)
+        elif self.options.frames_per_file:
+            self._find_ranges()
+        else:
+            for share in shares_of(self.info, self.options, None):
+                if share.partitions == 1 or share.partition in self.partitions:
+                    self._open(share)
+        self._marker = self._first_marker()
+        for sink in self._sinks.values():
+            if sink.is_new:
+                sink.begin_at(self._marker)
+
+    def _first_marker(self) -> list[int]:
+        """Return from where on records may not be in the files.
+
+        A file begins with its first frame, before anything is said to be there: one that has none
+        yet misses nothing below the markers of the others.
+        """
+        marker = list(self.info.start.offsets)
+        ends = self.info.end_offsets
+        for partition in self.partitions:
+            sinks = [s for k, s in self._sinks.items() if k.partitions == 1]
+            if self.options.by_partition and len(marker) > 1:
+                sinks = [s for k, s in self._sinks.items() if k.partition == partition]
+                if not sinks and ends is not None:  # all of them are complete
+                    marker[partition] = ends[partition]
+            old = [sink.marker[partition] for sink in sinks if not sink.is_new]
+            marker[partition] = min(old, default=marker[partition])
+        return marker
+
+    def _find_ranges(self) -> None:
+        name = re.escape(stem(self.info.start))
+        pattern = re.compile(rf"\.?{name}(?:_m\d+)?_data_(\d{{6,}})\.h5(?:\.part)?")
+        entries = self._directory.iterdir() if self._directory.is_dir() else ()
+        indices = {int(m[1]) - 1 for e in entries if (m := pattern.fullmatch(e.name))}
+        for index in sorted(indices):
+            for share in _by_module(self.info, _range(index, self.options.frames_per_file)):
+                self._open(share)
+
+    @property
+    def marker(self) -> list[int]:
+        """Per partition the first offset from which records have to be read."""
+        return list(self._marker)
+
+    def sink(self, module: int, number: int) -> Hdf5Sink | None:
+        """Return where a frame goes; None if the file that has it is complete already."""
+        share = self._share(module, number)
+        sink = self._sinks.get(share)
+        if sink is None and share not in self._complete:
+            self._open(share)
+            sink = self._sinks.get(share)
+        return sink
+
+    def _share(self, module: int, number: int) -> Share:
+        options, start = self.options, self.info.start
+        if self.is_plain:
+            return WHOLE
+        group = 0
+        if options.by_partition and start.partitions > 1:
+            group = start.partition_of(number)
+        elif options.frames_per_file:
+            group = number // options.frames_per_file
+        share = self._known.get((module, group))
+        if share is None:
+            (share,) = (
+                s
+                for s in shares_of(self.info, options, (number, number))
+                if s.module in (None, module)
+            )
+            self._known[(module, group)] = share
+        return share
+
+    def _open(self, share: Share) -> None:
+        if share in self._sinks or share in self._complete:
+            return
+        if not share.is_whole and self._is_complete(share):
+            self._complete.add(share)
+            return
+        if self.options.frames_per_file and len(self._sinks) >= _MAX_OPEN:
+            self._suspend_one()
+        sink = Hdf5Sink(
+            self._directory,
+            compression=self.options.compression,
+            overwrite=self.options.overwrite,
+            pixel_mask=self.options.pixel_mask,
+            share=share,
+        )
+        sink.open(self.info)
+        if sink.is_new:  # one of many, in the midst of the stream
+            sink.begin_at(self._marker)
+        self._sinks[share] = sink
+        if (before := self._counts.pop(share, None)) is not None:
+            sink.counts.duplicate += before.duplicate
+            sink.counts.invalid.update(before.invalid)
+
+    def _suspend_one(self) -> None:
+        share, sink = next(iter(self._sinks.items()))
+        del self._sinks[share]
+        sink.checkpoint()
+        sink.suspend()
+        self._counts[share] = sink.counts
+
+    def _is_complete(self, share: Share) -> bool:
+        """Tell whether a part was finished by an earlier writer, and waits for its master file."""
+        path = self._directory / f"{stem(self.info.start)}{share.suffix}.h5"
+        if not path.exists():
+            return False
+        if not Target(self._directory, path.name, overwrite=False).journal.exists():
+            # of a stream whose master was made
+            if not self.options.overwrite:
+                raise SinkError(f"{path} exists: choose another directory, or replace it")
+            path.unlink()
+            return False
+        try:
+            with h5py.File(path, locking=False) as file:
+                key = file["entry/provenance"].attrs["stream_key"].decode()
+                valid = int(file["entry/instrument/detector/frame_valid"][...].sum())
+        except (OSError, KeyError) as error:
+            raise SinkError(f"{path} exists and is no file of this stream: {error}") from error
+        if key != self.info.start.stream_key.hex():
+            raise SinkError(f"{path} exists, of another stream: choose another directory")
+        self._counts[share] = SinkCounts(written=valid)
+        return True
+
+    @property
+    def counts(self) -> SinkCounts:
+        """What became of the frames, in all files."""
+        every = [*self._counts.values(), *(sink.counts for sink in self._sinks.values())]
+        found = SinkCounts(
+            written=sum(counts.written for counts in every),
+            duplicate=sum(counts.duplicate for counts in every),
+        )
+        for counts in every:
+            found.invalid.update(counts.invalid)
+        return found
+
+    @property
+    def written(self) -> int:
+        """How many frames are in all files; of a detector with modules, of all modules."""
+        every = [*self._counts.values(), *(sink.counts for sink in self._sinks.values())]
+        return sum(counts.written for counts in every)
+
+    @property
+    def open_sinks(self) -> Mapping[Share, Hdf5Sink]:
+        """The sinks that are open now, by what they hold."""
+        return self._sinks
+
+    def checkpoint(self, marker: Sequence[int], *, every_s: float = 0.0) -> None:
+        """Bring everything to all files, and how far the log is in them."""
+        for sink in self._sinks.values():
+            sink.checkpoint(marker, every_s=every_s)
+        self._marker = list(marker)
+
+    def finish_parts(
+        self, account: Mapping[str, Any], span: tuple[int, int], example: FrameLike
+    ) -> None:
+        """Complete the files that hold a share; ``example`` tells what any frame is like."""
+        for share in shares_of(self.info, self.options, span):
+            if share.partitions > 1 and share.partition not in self.partitions:
+                continue
+            self._open(share)
+            sink = self._sinks.pop(share, None)
+            if sink is not None:
+                sink.expect(example)
+                sink.finish_part(account, span)
+                self._counts[share] = sink.counts
+                self._complete.add(share)
+
+    def suspend(self) -> None:
+        """Close all, and leave what is not finished to the next one; may be called twice."""
+        for sink in self._sinks.values():
+            sink.suspend()
+        self._sinks.clear()
+
+    def __enter__(self) -> Files:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.suspend()

@@ -1,0 +1,141 @@
+"""Streams as HDF5 files from a real broker and store: one file, and several with a master."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import hdf5plugin  # noqa: F401 -- registers the filters
+import numpy as np
+import pytest
+
+from pipeline.errors import SinkError
+from pipeline.frame import Module
+from pipeline.session import Session, connect
+from pipeline.sinks.hdf5.files import Options
+from pipeline.sinks.hdf5.following import SinkReport, write_stream
+
+pytestmark = [pytest.mark.service, pytest.mark.timeout(120)]
+MODULES = (
+    Module(index=0, shape=(8, 10), position=(0, 0)),
+    Module(index=1, shape=(8, 10), position=(10, 3)),
+)
+
+
+@pytest.fixture
+def session(home_env: Path) -> Iterator[Session]:
+    with connect("file") as opened:
+        yield opened
+
+
+def image(number: int, module: int = 0) -> Any:
+    return np.random.default_rng(number * 7 + module).integers(0, 99, (8, 10)).astype(np.uint16)
+
+
+def write(
+    session: Session,
+    beamtime: str,
+    directory: Path,
+    stop: threading.Event | None = None,
+    **options: Any,
+) -> SinkReport | None:
+    with session.stream(beamtime, "d", "s") as stream:
+        return write_stream(
+            stream,
+            directory,
+            Options(**options),
+            follow=False,
+            stop=stop or threading.Event(),
+            on_progress=lambda done: stop.set() if stop is not None and done >= 20 else None,
+        )
+
+
+def publish(session: Session, beamtime: str, numbers: list[int]) -> None:
+    with session.publish(beamtime, "d", "s", frames_per_chunk=4) as out:
+        for number in numbers:
+            out.write(image(number), number=number, attributes={"omega": number / 10})
+
+
+def check(path: Path, numbers: list[int], first: int, last: int) -> None:
+    with h5py.File(path) as file:
+        data, detector = file["entry/data/data"], file["entry/instrument/detector"]
+        assert data.shape == (last - first + 1, 8, 10)
+        assert file["entry/data/frame_number"][:].tolist() == list(range(first, last + 1))
+        valid = np.isin(np.arange(first, last + 1), numbers)
+        np.testing.assert_array_equal(detector["frame_valid"][:], valid)
+        for number in range(first, last + 1):
+            wanted = image(number) if number in numbers else np.full((8, 10), 65535)
+            np.testing.assert_array_equal(data[number - first], wanted)
+        omega = detector["attributes/omega"][:]
+        np.testing.assert_allclose(omega[valid], np.array(sorted(numbers)) / 10)
+
+
+NUMBERS = [n for n in range(3, 103) if n % 9 != 4 and not 40 <= n < 60]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"by_partition": True}, {"frames_per_file": 30}, {"compression": "as-is"}],
+    ids=["one", "by partition", "by number", "as-is"],
+)
+def test_every_frame_is_at_its_position_in_one_view(
+    session: Session, beamtime: str, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    publish(session, beamtime, NUMBERS)
+    report = write(session, beamtime, tmp_path, **options)
+    assert report is not None
+    assert report.written == len(NUMBERS)
+    check(Path(report.path), NUMBERS, NUMBERS[0], NUMBERS[-1])
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    with pytest.raises(SinkError, match="exists"):
+        write(session, beamtime, tmp_path, **options)
+    write(session, beamtime, tmp_path, overwrite=True, **options)
+    check(Path(report.path), NUMBERS, NUMBERS[0], NUMBERS[-1])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"by_partition": True}, {"frames_per_file": 10}],
+    ids=["one", "by partition", "by number"],
+)
+def test_what_was_stopped_goes_on_and_gives_the_same(
+    session: Session, beamtime: str, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    publish(session, beamtime, NUMBERS)
+    stop = threading.Event()
+    assert write(session, beamtime, tmp_path, stop, **options) is None
+    assert [path for path in tmp_path.iterdir() if path.name.endswith(".part")]
+    report = write(session, beamtime, tmp_path, **options)
+    assert report is not None
+    assert report.written == len(NUMBERS)
+    check(Path(report.path), NUMBERS, NUMBERS[0], NUMBERS[-1])
+
+
+@pytest.mark.parametrize("by_partition", [False, True])
+def test_modules_lie_in_files_of_their_own_and_in_one_image(
+    session: Session, beamtime: str, tmp_path: Path, by_partition: bool
+) -> None:
+    with session.publish(beamtime, "d", "s", modules=MODULES, frames_per_chunk=4) as out:
+        for number in range(20):
+            for module in (0, 1):
+                if (number, module) != (7, 1):
+                    out.write(image(number, module), number=number, module=module)
+    report = write(session, beamtime, tmp_path, by_partition=by_partition)
+    assert report is not None
+    assert report.account["incomplete"] == [[7, 7]]
+    with h5py.File(report.path) as file:
+        data, detector = file["entry/data/data"], file["entry/instrument/detector"]
+        assert data.shape == (20, 18, 13)
+        assert np.flatnonzero(detector["frame_valid"][:] == 0).tolist() == [7]
+        assert detector["module_valid"][7].tolist() == [1, 0]
+        assert detector["pixel_mask"][0, 0] == 0
+        assert detector["pixel_mask"][9, 0] == 1
+        for number in range(20):
+            np.testing.assert_array_equal(data[number, :8, :10], image(number, 0))
+            if number != 7:
+                np.testing.assert_array_equal(data[number, 10:, 3:], image(number, 1))
+            assert (data[number, 8:10] == 65535).all()
+        assert (data[7, 10:, 3:] == 65535).all()
