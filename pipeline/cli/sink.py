@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -66,6 +67,13 @@ def command() -> None:
     metavar="N",
     help="At most so many numbers in a file, and a master file that shows them as one; 0: all.",
 )
+@click.option(
+    "--writers",
+    type=click.IntRange(1, 64),
+    default=1,
+    metavar="K",
+    help="Processes; more than one make a file per partition and a master file over them.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a file of this name once it is complete.")
 @wait_option
 @store_option
@@ -77,6 +85,7 @@ def hdf5(
     follow: bool,
     compression: Literal["bslz4", "as-is", "none"],
     frames_per_file: int,
+    writers: int,
     overwrite: bool,
     wait_s: float,
     store: str | None,
@@ -91,6 +100,7 @@ def hdf5(
     from pipeline.session import connect
     from pipeline.sinks.hdf5.files import Options
     from pipeline.sinks.hdf5.following import write_stream
+    from pipeline.sinks.hdf5.writers import write_in_processes
 
     with (
         connect(store) as session,
@@ -100,14 +110,18 @@ def hdf5(
         if wait_s or follow:
             await_stream(session, stream, timeout_s=wait_s or _FOLLOW_WAIT_S, stop=stop.event)
         with open_stream(session, stream) as opened:
-            report = write_stream(
+            options = Options(
+                compression=compression, overwrite=overwrite, frames_per_file=frames_per_file
+            )
+            write = (
+                partial(write_in_processes, session, writers=writers)
+                if writers > 1
+                else write_stream
+            )
+            report = write(
                 opened,
                 out,
-                Options(
-                    compression=compression,
-                    overwrite=overwrite,
-                    frames_per_file=frames_per_file,
-                ),
+                options,
                 follow=follow,
                 stop=stop.event,
                 on_progress=lambda done: say(f"{done} frames written", written=done),

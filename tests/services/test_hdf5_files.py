@@ -17,6 +17,7 @@ from pipeline.frame import Module
 from pipeline.session import Session, connect
 from pipeline.sinks.hdf5.files import Options
 from pipeline.sinks.hdf5.following import SinkReport, write_stream
+from pipeline.sinks.hdf5.writers import write_in_processes
 
 pytestmark = [pytest.mark.service, pytest.mark.timeout(120)]
 MODULES = (
@@ -139,3 +140,24 @@ def test_modules_lie_in_files_of_their_own_and_in_one_image(
                 np.testing.assert_array_equal(data[number, 10:, 3:], image(number, 1))
             assert (data[number, 8:10] == 65535).all()
         assert (data[7, 10:, 3:] == 65535).all()
+
+
+def test_several_processes_write_one_stream(
+    session: Session, beamtime: str, tmp_path: Path
+) -> None:
+    publish(session, beamtime, NUMBERS)
+    with session.stream(beamtime, "d", "s") as stream:
+        report = write_in_processes(
+            session,
+            stream,
+            tmp_path,
+            Options(),
+            writers=2,
+            follow=True,
+            stop=threading.Event(),
+            on_progress=lambda _: None,
+        )
+    assert report is not None
+    assert report.written == len(NUMBERS)
+    check(Path(report.path), NUMBERS, NUMBERS[0], NUMBERS[-1])
+    assert len(list(tmp_path.glob("*_p*.h5"))) > 1

@@ -80,7 +80,7 @@ def write_stream(
             return None
         account: dict[str, Any] = dict(stream.account())
         counts = files.counts
-        _check(stream, counts, account)
+        check_counts(stream, counts, account)
         if files.is_plain:
             path = files.open_sinks[WHOLE].finish(account)
         else:
@@ -305,8 +305,11 @@ def _patiently(sink: Hdf5Sink, frame: Frame, stop: Event) -> Prepared:
                 raise
 
 
-def _check(stream: Stream, counts: SinkCounts, account: dict[str, Any]) -> None:
-    """Compare the frames in the files with the account, before they get their names."""
+def check_counts(stream: Stream, counts: SinkCounts, account: dict[str, Any]) -> None:
+    """Compare the frames in the files with the stream, before users see them.
+
+    Numbers that could not be written become ``corrupt`` in ``account``.  Raises SinkError.
+    """
     there = len(stream.table().merged().rows)
     bad = set(counts.invalid)
     if counts.written + len(bad) != there:

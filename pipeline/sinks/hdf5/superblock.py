@@ -58,7 +58,9 @@ def _check(path: Path, block: bytearray) -> None:
 def lookup3(data: bytes) -> int:
     """Return Bob Jenkins' lookup3 hash (2006, public domain) with initial value 0."""
     a = b = c = (0xDEADBEEF + len(data)) & _MASK
-    words = struct.unpack(f"<{-(-len(data) // 12) * 3}I", data + bytes(-len(data) % 12))
+    words: tuple[int, ...] = struct.unpack(
+        f"<{-(-len(data) // 12) * 3}I", data + bytes(-len(data) % 12)
+    )
     last = len(words) - 3
     for at in range(0, last, 3):
         a, b, c = (a + words[at]), (b + words[at + 1]), (c + words[at + 2])

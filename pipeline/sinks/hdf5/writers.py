@@ -1,0 +1,211 @@
+"""One stream, several processes: each writes the files of its partitions, then there is a master.
+
+HDF5 does one thing at a time in a process, whatever the threads.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from pipeline.config import Settings
+from pipeline.errors import PipelineError, SinkError, StreamOpenError
+from pipeline.naming import StreamId
+from pipeline.session import Session, connect
+from pipeline.sinks.hdf5.files import Files, Options, master_path
+from pipeline.sinks.hdf5.following import (
+    Progress,
+    SinkReport,
+    check_counts,
+    finish_parts,
+    span_of,
+    write_records,
+)
+from pipeline.sinks.hdf5.master import write_master
+from pipeline.sinks.hdf5.sink import SinkCounts
+from pipeline.stream import Stream
+
+#: How often a stop is looked for.
+_LOOK_S = 0.2
+#: How long writers may take to come to their end once they were told.
+_LEAVE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    settings: Settings
+    stream: StreamId
+    directory: Path
+    options: Options
+    partitions: Sequence[int]
+    stop: Any
+
+
+@dataclass(slots=True)
+class _Writer:
+    process: Any
+    connection: Connection
+    partitions: Sequence[int]
+    written: int = 0
+    counts: SinkCounts | None = None
+    failed: str = ""
+    ended: bool = field(default=False)
+
+
+def write_in_processes(
+    session: Session,
+    stream: Stream,
+    directory: Path,
+    options: Options,
+    *,
+    writers: int,
+    follow: bool,
+    stop: Event,
+    on_progress: Progress,
+) -> SinkReport | None:
+    """Write a stream with ``writers`` processes; see :func:`.following.write_stream`."""
+    if not follow and stream.state == "open":
+        raise StreamOpenError(stream.name, "follow it to its end with --follow")
+    options = replace(options, by_partition=True)
+    final = master_path(directory, stream.info)
+    if final.exists() and not options.overwrite:
+        raise SinkError(f"{final} exists: choose another directory, or replace it (--overwrite)")
+    partitions = range(stream.start.partitions)
+    context = multiprocessing.get_context("spawn")
+    ours = context.Event()
+    shares = [partitions[index::writers] for index in range(min(writers, len(partitions)))]
+    running = [
+        _start(context, session, stream, directory, options, share, ours) for share in shares
+    ]
+    try:
+        _watch(running, stop, ours, on_progress)
+    finally:
+        _leave(running, ours)
+    if stop.is_set():
+        return None
+    counts = _joined(running)
+    account: dict[str, Any] = dict(stream.account())
+    check_counts(stream, counts, account)
+    path = write_master(
+        directory,
+        stream.info,
+        options,
+        account,
+        span=span_of(stream, account),
+        invalid=sorted(counts.invalid),
+    )
+    return SinkReport(
+        path=path, written=counts.written, invalid=dict(counts.invalid), account=account
+    )
+
+
+def _start(
+    context: Any,
+    session: Session,
+    stream: Stream,
+    directory: Path,
+    options: Options,
+    partitions: Sequence[int],
+    stop: Any,
+) -> _Writer:
+    connection, theirs = context.Pipe()
+    job = _Job(
+        settings=session.settings,
+        stream=stream.name,
+        directory=directory,
+        options=options,
+        partitions=partitions,
+        stop=stop,
+    )
+    process = context.Process(target=_write, args=(job, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    return _Writer(process, connection, partitions)
+
+
+def _watch(running: Sequence[_Writer], stop: Event, ours: Any, on_progress: Progress) -> None:
+    """Hear the writers to their end; the failure of one stops the others."""
+    while open_ := [writer for writer in running if not writer.ended]:
+        for ready in wait([writer.connection for writer in open_], _LOOK_S):
+            (writer,) = (w for w in open_ if w.connection is ready)
+            _hear(writer)
+        on_progress(sum(writer.written for writer in running))
+        if stop.is_set() or any(writer.failed for writer in running):
+            ours.set()
+    for writer in running:
+        if writer.failed:
+            raise SinkError(writer.failed)
+
+
+def _hear(writer: _Writer) -> None:
+    try:
+        kind, value = writer.connection.recv()
+    except (EOFError, ConnectionError):
+        writer.ended = True
+        if writer.counts is None and not writer.failed:
+            name = ", ".join(map(str, writer.partitions))
+            writer.failed = f"the writer of partitions {name} died; run it again, it goes on"
+        return
+    if kind == "written":
+        writer.written = value
+    elif kind == "done":
+        writer.counts = value
+        writer.written = value.written
+    else:
+        writer.failed = value
+
+
+def _leave(running: Sequence[_Writer], stop: Any) -> None:
+    stop.set()
+    for writer in running:
+        writer.process.join(_LEAVE_S)
+        if writer.process.is_alive():
+            writer.process.kill()
+            writer.process.join()
+        writer.connection.close()
+
+
+def _joined(running: Sequence[_Writer]) -> SinkCounts:
+    counts = SinkCounts()
+    for writer in running:
+        if writer.counts is not None:
+            counts.written += writer.counts.written
+            counts.duplicate += writer.counts.duplicate
+            counts.invalid.update(writer.counts.invalid)
+    return counts
+
+
+def _write(job: _Job, connection: Connection) -> None:
+    """Be one writer."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
+    try:
+        counts = _write_share(job, connection)
+        connection.send(("done", counts))
+    except PipelineError as error:
+        connection.send(("failed", str(error)))
+
+
+def _write_share(job: _Job, connection: Connection) -> SinkCounts:
+    said = 0
+
+    def progress(written: int) -> None:
+        nonlocal said
+        if written - said >= 100:
+            said = written
+            connection.send(("written", written))
+
+    with (
+        connect(settings=job.settings) as session,
+        session.stream(job.stream.beamtime, job.stream.detector, job.stream.stream) as stream,
+        Files(job.directory, stream.info, job.options, partitions=job.partitions) as files,
+    ):
+        files.open()
+        if write_records(stream, files, stop=job.stop, on_progress=progress):
+            finish_parts(stream, files, stream.account())
+        return files.counts
