@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import lz4.block
 import numpy as np
 import pytest
+from codec_payloads import chunk_of, lz4_block
 from h5view_bench import START_NS, Bench, image
 
 from pipeline.blobs.file import FileStore
@@ -135,23 +135,33 @@ def test_compressed_frames_are_read_by_the_codecs_of_zarr(make: Any, tmp_path: P
         assert found["zarr"] == stack(images, -1).tolist(), encoding
 
 
+@pytest.mark.parametrize(("encoding", "pack"), [("bslz4", chunk_of), ("lz4-block", None)])
 def test_other_encodings_are_read_by_the_codec_that_comes_with_us(
-    make: Any, tmp_path: Path
+    make: Any, tmp_path: Path, encoding: str, pack: Any
 ) -> None:
     bench = make()
     images = {n: image(n) for n in (0, 2)}
-    payloads = [lz4.block.compress(i.tobytes(), store_size=False) for i in images.values()]
-    bench.write([0, 2], list(images.values()), payloads=payloads, encoding="lz4-block")
+    payloads = [pack(i, encoding) if pack else lz4_block(i) for i in images.values()]
+    bench.write([0, 2], list(images.values()), payloads=payloads, encoding=encoding)
     refs = refer(bench, tmp_path / "r.json")
     assert refs["data/.zarray"]["compressor"] == {
         "id": "lichtstrom",
-        "encoding": "lz4-block",
+        "encoding": encoding,
         "shape": [6, 5],
         "dtype": "int32",
     }
     found = read_elsewhere(tmp_path / "r.json")
     assert found["zarr"] == stack(images, -1).tolist()
     assert "pipeline.view.zarr_codec" in found["imported"]
+
+
+def test_an_object_that_is_gone_is_an_error_and_no_missing_frame(make: Any, tmp_path: Path) -> None:
+    bench = make()
+    bench.write([0, 2], [image(0), image(2)])
+    refer(bench, tmp_path / "r.json")
+    bench.store.delete(["b/o%2F0"])
+    with pytest.raises(AssertionError, match="ReferenceNotReachable"):
+        read_elsewhere(tmp_path / "r.json")
 
 
 def test_frames_are_referred_to_where_they_lie(make: Any, tmp_path: Path) -> None:
