@@ -132,7 +132,7 @@ class Snapshot:
         if not len(heads):
             return Facts(info=self.info)
         first = self.frames.frame(0)
-        times = self._table.timestamps_ns[heads]
+        times = self._table.timestamps_ns[heads[self.usable]]
         times = times[times > 0]
         return Facts(
             info=self.info,

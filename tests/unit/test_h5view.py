@@ -26,6 +26,10 @@ from pipeline.nexus.tree import Deferred, Group, Images, Link, PerFrame
 from pipeline.sinks.hdf5 import Hdf5Sink
 
 NUMBERS = [n for n in range(3, 40) if n not in (10, 11, 17, 30)]
+MODULES = (
+    Module(index=0, shape=(2, 3), position=(0, 0)),
+    Module(index=1, shape=(2, 3), position=(3, 0)),
+)
 DETECTOR = "entry/instrument/detector"
 
 
@@ -91,10 +95,71 @@ def assert_same(ours: Any, theirs: Any) -> None:
 # -- the file that the sink writes ----------------------------------------------------------------
 
 
-def test_it_is_the_tree_of_the_file_that_the_sink_writes(bench: Bench, tmp_path: Path) -> None:
+def _plain(bench: Bench) -> None:
+    bench.write(
+        NUMBERS, [image(n) for n in NUMBERS], attributes=[attributes_of(n) for n in NUMBERS]
+    )
+
+
+def _with_units(bench: Bench) -> None:
+    bench.log.change(metadata={"units": {"omega": "degree"}, "sample": "later", "on": True})
+    _plain(bench)
+
+
+def _with_copies_and_late_ones(bench: Bench) -> None:
+    bench.write([4, 5, 6], [image(n, dtype="uint16") for n in (4, 5, 6)])
+    bench.write([5], [image(5, dtype="uint16")])
+    bench.log.mark("idle", floor=9, ceil=6)
+    bench.write([8], [image(8, dtype="uint16")])
+
+
+def _without_pixels(bench: Bench) -> None:
+    bench.log.write([4, 5, 8], attributes=[{"ring": 99.5}, {}, {"mode": "top-up"}])
+
+
+def _values_only(bench: Bench) -> None:
+    bench.write([0, 2], [np.array(v, np.float32) for v in (1.5, 2.5)], encoding="raw")
+
+
+def _with_own_angles(bench: Bench) -> None:
+    said = [{"start_angle_deg": 90.0}, {}, {"start_angle_deg": 95.0}]
+    bench.write([4, 5, 9], [image(n) for n in (4, 5, 9)], attributes=said)
+
+
+def _of_lines(bench: Bench) -> None:
+    bench.write([0, 1], [image(n, (9,), "float64") for n in (0, 1)])
+
+
+def _of_modules(bench: Bench) -> None:
+    for module, numbers in ((0, [0, 1, 2]), (1, [0, 2, 4])):
+        images = [image(n + 9 * module, (2, 3)) for n in numbers]
+        said = [{f"of_{module}": n} for n in numbers]
+        bench.write(numbers, images, module=module, attributes=said)
+
+
+@pytest.mark.parametrize("metadata", [METADATA, {"angle_increment_deg": 0.5}], ids=["full", "bare"])
+@pytest.mark.parametrize(
+    "write",
+    [
+        _plain,
+        _with_units,
+        _with_copies_and_late_ones,
+        _without_pixels,
+        _values_only,
+        _with_own_angles,
+        _of_lines,
+        _of_modules,
+    ],
+)
+def test_it_is_the_tree_of_the_file_that_the_sink_writes(
+    make: Any, tmp_path: Path, write: Any, metadata: dict[str, Any]
+) -> None:
+    bench = make(metadata=metadata, modules=MODULES if write is _of_modules else ())
+    write(bench)
+    bench.finish()
     with Hdf5Sink(tmp_path) as sink:
         sink.open(bench.stream.info)
-        for frame in bench.stream.ordered():
+        for frame in bench.stream.frames():
             sink.write(frame)
         path = sink.finish(bench.stream.account())
     view = bench.stream.h5()
@@ -502,11 +567,7 @@ def test_more_frames_than_are_planned_at_once(make: Any) -> None:
 
 
 def test_modules_are_put_together_and_frames_that_lack_one_are_not_valid(make: Any) -> None:
-    modules = (
-        Module(index=0, shape=(2, 3), position=(0, 0)),
-        Module(index=1, shape=(2, 3), position=(3, 0)),
-    )
-    bench = make(modules=modules)
+    bench = make(modules=MODULES)
     bench.write([0, 1], [image(0, (2, 3)), image(1, (2, 3))], module=0)
     bench.write([0], [image(7, (2, 3))], module=1)
     bench.finish()
