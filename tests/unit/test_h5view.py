@@ -11,6 +11,8 @@ import hdf5plugin  # noqa: F401 -- registers the filters
 import numpy as np
 import pytest
 from h5view_bench import METADATA, Bench, attributes_of, image
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.errors import (
     ChecksumError,
@@ -601,3 +603,29 @@ def test_names_that_are_no_links_and_names_beyond_the_columns(make: Any) -> None
     rest = attributes["other_attributes"].asstr()[:].tolist()
     assert rest[1] == ""
     assert '"n519": 519' in rest[0]
+
+
+# -- any index ------------------------------------------------------------------------------------
+
+
+def _indices(extent: int) -> st.SearchStrategy[Any]:
+    ends = st.none() | st.integers(-extent - 3, extent + 3)
+    steps = st.none() | st.integers(-4, 4).filter(bool)
+    return st.integers(-extent, extent - 1) | st.builds(slice, ends, ends, steps)
+
+
+@given(
+    first=_indices(9) | st.lists(st.integers(-9, 8), max_size=6),
+    rest=st.lists(_indices(3), max_size=2),
+)
+def test_any_index_gives_what_numpy_gives(first: Any, rest: list[Any]) -> None:
+    index = (np.array(first, np.int64) if isinstance(first, list) else first, *rest)
+    bench = Bench()
+    try:
+        numbers = [0, 1, 2, 4, 5, 8]
+        bench.write(numbers, [image(n, (4, 3)) for n in numbers])
+        blank = np.full((4, 3), -1, np.int32)
+        whole = np.array([image(n, (4, 3)) if n in numbers else blank for n in range(9)])
+        np.testing.assert_array_equal(bench.stream.h5()["entry/data/data"][index], whole[index])
+    finally:
+        bench.stream.close()
