@@ -74,6 +74,12 @@ def command() -> None:
     metavar="K",
     help="Processes; more than one make a file per partition and a master file over them.",
 )
+@click.option(
+    "--check",
+    type=click.Choice(["framing", "full"]),
+    default="framing",
+    help="What is looked at of payloads that stay as they are: their framing, or every pixel.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a file of this name once it is complete.")
 @wait_option
 @store_option
@@ -86,6 +92,7 @@ def hdf5(
     compression: Literal["bslz4", "as-is", "none"],
     frames_per_file: int,
     writers: int,
+    check: Literal["framing", "full"],
     overwrite: bool,
     wait_s: float,
     store: str | None,
@@ -111,7 +118,10 @@ def hdf5(
             await_stream(session, stream, timeout_s=wait_s or _FOLLOW_WAIT_S, stop=stop.event)
         with open_stream(session, stream) as opened:
             options = Options(
-                compression=compression, overwrite=overwrite, frames_per_file=frames_per_file
+                compression=compression,
+                overwrite=overwrite,
+                frames_per_file=frames_per_file,
+                check=check,
             )
             write = (
                 partial(write_in_processes, session, writers=writers)

@@ -100,6 +100,26 @@ def _walk(view: memoryview, offset: int, blocks: int, raw_tail: int) -> str | No
     # a block takes five bytes at least: no long walk through a short payload
     if blocks * 5 > end - offset:
         return f"{view.nbytes} bytes are too few for {blocks} blocks"
+    if _ends_at(view, offset, blocks) == end:
+        return None
+    return _first_problem(view, offset, blocks, end)
+
+
+def _ends_at(view: memoryview, offset: int, blocks: int) -> int:
+    """Return where the last block ends, -1 if it cannot be followed; nothing else in the loop."""
+    length_at = _LENGTH.unpack_from
+    try:
+        for _ in range(blocks):
+            (length,) = length_at(view, offset)
+            if not length:
+                return -1
+            offset += 4 + length
+    except struct.error:  # behind the end
+        return -1
+    return offset
+
+
+def _first_problem(view: memoryview, offset: int, blocks: int, end: int) -> str:
     for index in range(blocks):
         if offset + 4 > end:
             return f"cut short before block {index} of {blocks}"
@@ -107,9 +127,7 @@ def _walk(view: memoryview, offset: int, blocks: int, raw_tail: int) -> str | No
         offset += 4 + length
         if length == 0 or offset > end:
             return f"block {index} of {blocks} has an impossible length, {length}"
-    if offset != end:
-        return f"{end - offset} bytes too many behind the last block"
-    return None
+    return f"{end - offset} bytes too many behind the last block"
 
 
 def _gzip_problem(view: memoryview) -> str | None:

@@ -111,11 +111,13 @@ class ChunkWriter:
         )
         return cls(dataset, chunk_format)
 
-    def write(self, position: int, frame: FrameLike, pixels: npt.NDArray[Any]) -> None:
-        """Write a frame; its payload as it is, if it has the dataset's encoding."""
+    def write(self, position: int, frame: FrameLike, pixels: npt.NDArray[Any] | None) -> None:
+        """Write a frame; its payload as it is if it has the dataset's encoding, else ``pixels``."""
         if frame.encoding == self.chunk_format.encoding:
             self.write_chunk(position, byte_view(frame.payload))
-        elif self.chunk_format.filter_id is None:
+            return
+        assert pixels is not None
+        if self.chunk_format.filter_id is None:
             self.write_chunk(position, byte_view(np.ascontiguousarray(pixels, self.dtype)))
         else:
             self.write_pixels(position, pixels)

@@ -18,7 +18,7 @@ from pipeline.protocols import FrameLike
 from pipeline.records import StreamInfo
 from pipeline.sinks.hdf5.chunks import Compression
 from pipeline.sinks.hdf5.share import Share
-from pipeline.sinks.hdf5.sink import WHOLE, Hdf5Sink, SinkCounts, stem
+from pipeline.sinks.hdf5.sink import WHOLE, Check, Hdf5Sink, SinkCounts, stem
 from pipeline.sinks.hdf5.target import Target
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class Options:
 
     Parameters
     ----------
-    compression, overwrite, pixel_mask:
+    compression, overwrite, pixel_mask, check:
         See :class:`Hdf5Sink`.
     by_partition:
         One file per partition of the topic, which may have several writers.
@@ -43,6 +43,7 @@ class Options:
     compression: Compression = "bslz4"
     overwrite: bool = False
     pixel_mask: npt.NDArray[np.uint32] | None = None
+    check: Check = "framing"
     by_partition: bool = False
     frames_per_file: int = 0
 
@@ -220,6 +221,7 @@ class Files:
             compression=self.options.compression,
             overwrite=self.options.overwrite,
             pixel_mask=self.options.pixel_mask,
+            check=self.options.check,
             share=share,
         )
         sink.open(self.info)

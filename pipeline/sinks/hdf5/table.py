@@ -162,7 +162,7 @@ class FrameTable:
         """
         position = self.share.place(frame.number) - self.base
         self.rows.reach(position + 1)
-        if self.images is not None and pixels is not None and not problem:
+        if self.images is not None and frame.encoding != "none" and not problem:
             self.images.write(position, frame, pixels)
         self.rows.set(
             position,
