@@ -6,6 +6,7 @@ Version 1 of the references (fsspec's ReferenceFileSystem), metadata of zarr for
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -55,7 +56,8 @@ def references(view: H5View, url_of: Callable[[str], str]) -> Iterator[Entry]:
     yield ".zattrs", {"stream": str(view.stream), **_metadata(snapshot)}
     names = []
     for name, column, attributes in _columns(snapshot):
-        names.append(name)
+        if " " not in name:  # CF parts the names of coordinates by spaces
+            names.append(name)
         yield from _inline(name, column, attributes)
     if snapshot.shape:
         yield from _images(snapshot, names)
@@ -89,7 +91,10 @@ def _check(snapshot: Snapshot) -> None:
 
 
 def _metadata(snapshot: Snapshot) -> dict[str, Any]:
-    return {**snapshot.info.start.metadata, **snapshot.info.metadata}
+    """Return the stream's metadata; NaN and infinities, which JSON has not, as text."""
+    said = {**snapshot.info.start.metadata, **snapshot.info.metadata}
+    found: dict[str, Any] = json.loads(json.dumps(said), parse_constant=str)
+    return found
 
 
 def _images(snapshot: Snapshot, beside: list[str]) -> Iterator[Entry]:

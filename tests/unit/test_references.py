@@ -67,9 +67,9 @@ def stack(images: dict[int, Any], fill: Any) -> Any:
 
 
 def test_xarray_and_zarr_read_pixels_times_and_attributes(make: Any, tmp_path: Path) -> None:
-    bench = make(metadata={"energy_eV": 12000, "sample": "lysozyme"})
+    bench = make(metadata={"energy_eV": 12000, "sample": "lysozyme", "bad": np.nan})
     images = {n: image(n, dtype="uint16") for n in NUMBERS}
-    said = [{"omega": n / 2, "shot": n, "file": f"f{n}"} for n in NUMBERS]
+    said = [{"omega": n / 2, "shot": n, "a/b c": n, "file": f"f{n}"} for n in NUMBERS]
     bench.write(NUMBERS[:-1], list(images.values())[:-1], attributes=said[:-1])
     bench.write(NUMBERS[-1:], [images[17]], stored=False, attributes=[{"data": 1.5, **said[-1]}])
     bench.finish()
@@ -83,6 +83,7 @@ def test_xarray_and_zarr_read_pixels_times_and_attributes(make: Any, tmp_path: P
         "stream": "test/detector/scan_1",
         "energy_eV": 12000,
         "sample": "lysozyme",
+        "bad": "NaN",
     }
     expected = stack(images, 65535)
     assert found["zarr"] == expected.tolist()
@@ -111,6 +112,7 @@ def test_xarray_and_zarr_read_pixels_times_and_attributes(make: Any, tmp_path: P
     np.testing.assert_array_equal(
         masked["shot"]["values"], [n if n in images else np.nan for n in range(3, 18)]
     )
+    assert plain["a%2Fb c"]["values"] == plain["shot"]["values"]
     assert found["selected"][0] == images[5][0, 0]
 
 
