@@ -304,7 +304,8 @@ def write_references(stream: Stream, path: Path, *, store_url: str) -> Reference
     Raises
     ------
     DecodeError
-        The frames are not of one shape, type and encoding, or made of modules.
+        The frames (or modules) are not of one shape, type and encoding, or their numbers are too
+        far apart.
     InvalidArgumentError
         Nobody else could read from such a store.
     SinkError

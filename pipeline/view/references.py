@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,16 @@ _TIME = {"units": "nanoseconds since 1970-01-01", "calendar": "proleptic_gregori
 Entry = tuple[str, Any]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layout:
+    """What all chunks have in common; ``modules`` is empty for a detector that is one image."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    encoding: str
+    modules: tuple[int, ...]
+
+
 def references(view: H5View, url_of: Callable[[str], str]) -> Iterator[Entry]:
     """Yield key and value of each reference: ``data`` and the values beside it.
 
@@ -47,11 +58,11 @@ def references(view: H5View, url_of: Callable[[str], str]) -> Iterator[Entry]:
     Raises
     ------
     DecodeError
-        The frames are not of one shape, type and encoding, or made of modules, or their numbers
-        are too far apart.
+        The frames (or modules) are not of one shape, type and encoding, or their numbers are too
+        far apart.
     """
     snapshot = view.snapshot
-    _check(snapshot)
+    layout = _layout(snapshot)
     yield ".zgroup", {"zarr_format": 2}
     yield ".zattrs", {"stream": str(view.stream), **_metadata(snapshot)}
     names = []
@@ -59,35 +70,29 @@ def references(view: H5View, url_of: Callable[[str], str]) -> Iterator[Entry]:
         if " " not in name:  # CF parts the names of coordinates by spaces
             names.append(name)
         yield from _inline(name, column, attributes)
-    if snapshot.shape:
-        yield from _images(snapshot, names)
-        yield from _chunks(snapshot, url_of)
+    if layout.shape:
+        yield from _images(snapshot, layout, names)
+        yield from _chunks(snapshot, layout, url_of)
 
 
-def _check(snapshot: Snapshot) -> None:
+def _layout(snapshot: Snapshot) -> _Layout:
     stream = snapshot.frames.origin.stream
     if snapshot.count > MAX_POSITIONS:
         raise DecodeError(
             f"frame numbers {snapshot.base} to {snapshot.base + snapshot.count - 1} of {stream}"
             f" make more than {MAX_POSITIONS} positions: are they counters?"
         )
-    if snapshot.frames.origin.modules:
-        raise DecodeError(
-            f"{stream} is of a detector with modules, whose images are put together when they are"
-            " read: no reference can do that; use stream.h5(), stream.array() or the HDF5 sink"
-        )
-    other = np.flatnonzero(~snapshot.alike)
-    if len(other):
-        raise DecodeError(
-            f"frame {int(snapshot.frames.numbers[other[0]])} of {stream} is not like the first"
-            f" ({snapshot.shape} {snapshot.dtype}): zarr has one shape and type for all"
-        )
-    found = sorted(snapshot.encodings)
+    kinds = [(tuple(s.shape), s.dtype, s.encoding) for s in snapshot.segments()]
+    found = sorted(set(kinds), key=kinds.index)
     if len(found) > 1:
+        shown = ", ".join(f"{shape} {dtype} {encoding}" for shape, dtype, encoding in found[:4])
         raise DecodeError(
-            f"{stream} has frames encoded as {', '.join(found)}, zarr has one codec for all:"
-            " write it with `lichtstrom sink hdf5` instead"
+            f"{stream} has frames of several kinds ({shown}): zarr has one shape, type and codec"
+            " for all; use stream.h5() or `lichtstrom sink hdf5`"
         )
+    shape, dtype, encoding = found[0] if found else ((), "uint8", "none")
+    modules = tuple(module.index for module in snapshot.frames.origin.modules)
+    return _Layout(shape=shape, dtype=dtype, encoding=encoding, modules=modules)
 
 
 def _metadata(snapshot: Snapshot) -> dict[str, Any]:
@@ -97,36 +102,47 @@ def _metadata(snapshot: Snapshot) -> dict[str, Any]:
     return found
 
 
-def _images(snapshot: Snapshot, beside: list[str]) -> Iterator[Entry]:
-    dtype = np.dtype(snapshot.dtype)
-    stock = snapshot.encoding in _STOCK
-    codec = FrameCodec(snapshot.encoding, snapshot.shape, snapshot.dtype)
-    array = _array(dtype, (snapshot.count, *snapshot.shape), (1, *snapshot.shape))
-    array["compressor"] = _STOCK[snapshot.encoding] if stock else codec.get_config()
+def _images(snapshot: Snapshot, layout: _Layout, beside: list[str]) -> Iterator[Entry]:
+    dtype = np.dtype(layout.dtype)
+    stock = layout.encoding in _STOCK
+    codec = FrameCodec(layout.encoding, layout.shape, layout.dtype)
+    outer = (len(layout.modules),) if layout.modules else ()
+    array = _array(
+        dtype,
+        (snapshot.count, *outer, *layout.shape),
+        (1,) * (1 + len(outer)) + layout.shape,
+    )
+    array["compressor"] = _STOCK[layout.encoding] if stock else codec.get_config()
     array["fill_value"] = _json(sentinel(dtype), dtype)
     yield "data/.zarray", array
-    axes = len(snapshot.shape)
+    axes = len(layout.shape)
     names = _AXES[-axes:] if axes <= len(_AXES) else tuple(f"axis_{i}" for i in range(axes))
-    # CF's word for what xarray shows as coordinates
+    told = [asdict(module) for module in snapshot.frames.origin.modules]
     yield (
         "data/.zattrs",
-        {"_ARRAY_DIMENSIONS": ["frame_number", *names], "coordinates": " ".join(beside)},
+        {
+            "_ARRAY_DIMENSIONS": ["frame_number", *(["module"] if outer else []), *names],
+            # CF's word for what xarray shows as coordinates
+            "coordinates": " ".join(beside),
+            **({"modules": told} if told else {}),
+        },
     )
 
 
-def _chunks(snapshot: Snapshot, url_of: Callable[[str], str]) -> Iterator[Entry]:
-    """Yield where each frame lies; the payload itself where that is in a record."""
-    tail = ".0" * len(snapshot.shape)
+def _chunks(snapshot: Snapshot, layout: _Layout, url_of: Callable[[str], str]) -> Iterator[Entry]:
+    """Yield where each frame or module lies; the payload itself where that is in a record."""
+    tail = ".0" * len(layout.shape)
+    middle = {index: f".{at}" for at, index in enumerate(layout.modules)}
     for at, number in enumerate(snapshot.frames.numbers.tolist()):
-        located, row = snapshot.frames.rows_of(at)[0]
-        segment = located.value
-        assert isinstance(segment, Segment)  # only segments have rows
-        if segment.blob:
-            place = int(segment.offsets[row]), int(segment.lengths[row])
-            value: Any = [url_of(segment.blob), *place]
-        else:
-            value = _base64(snapshot.frames.frame(at).payload)
-        yield f"data/{number - snapshot.base}{tail}", value
+        for located, row in snapshot.frames.rows_of(at):
+            segment = located.value
+            assert isinstance(segment, Segment)  # only segments have rows
+            if segment.blob:
+                place = int(segment.offsets[row]), int(segment.lengths[row])
+                value: Any = [url_of(segment.blob), *place]
+            else:
+                value = _base64(snapshot.frames.frame(at).modules[segment.module].payload)
+            yield f"data/{number - snapshot.base}{middle.get(segment.module, '')}{tail}", value
 
 
 def _columns(snapshot: Snapshot) -> Iterator[tuple[str, PerFrame, dict[str, Any]]]:

@@ -77,24 +77,20 @@ class Snapshot:
 
     def _with_pixels(self) -> list[int]:
         """Return the first frame whose record has pixels."""
-        shaped = _per_row(self._segments(), lambda segment: bool(segment.shape))
+        shaped = _per_row(self.segments(), lambda segment: bool(segment.shape))
         found: list[int] = np.flatnonzero(shaped[self.frames.heads])[:1].tolist()
         return found
 
-    def _segments(self) -> list[Segment]:
+    def segments(self) -> list[Segment]:
+        """Return all records of frames, those of copies that do not count, too."""
         return [r.value for r in self._table.records if isinstance(r.value, Segment)]
 
     def _find_alike(self) -> npt.NDArray[np.bool_]:
         if self.frames.origin.modules:  # compared when they are read: parts differ by nature
             return np.ones(len(self.frames.numbers), bool)
         layout = (self.shape, self.dtype)
-        alike = _per_row(self._segments(), lambda s: (tuple(s.shape), s.dtype) == layout)
+        alike = _per_row(self.segments(), lambda s: (tuple(s.shape), s.dtype) == layout)
         return alike[self.frames.heads] if self.shape else np.ones(len(self.frames.heads), bool)
-
-    @property
-    def encodings(self) -> frozenset[str]:
-        """All encodings of the frames, and of copies that do not count."""
-        return frozenset(segment.encoding for segment in self._segments())
 
     # -- the tree ---------------------------------------------------------------------------------
 
