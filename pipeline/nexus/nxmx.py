@@ -177,11 +177,11 @@ def _rows(detector: Group, frames: Frames, facts: Facts) -> None:
     detector.field("frame_valid", frames.valid)
     detector.field("frame_status", frames.status)
     attributes = detector.group("attributes", "NXcollection")
-    units = facts.info.metadata.get("units")
+    units = facts.metadata.get("units")
     known = units if isinstance(units, dict) else {}
     for name, column in frames.attributes.items():
         link = link_name(name)
-        more: dict[str, Any] = {"units": str(known[link])} if link in known else {}
+        more: dict[str, Any] = {"units": str(known[name])} if name in known else {}
         if column.dtype == np.int64:
             more["missing_value"] = np.int64(ABSENT)
         attributes.field(link, column, **more)

@@ -5,7 +5,6 @@ Rows are collected and written in blocks, so memory does not grow with the strea
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -14,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.frame import AttributeValue
+from pipeline.nexus.nxmx import ABSENT
+from pipeline.nexus.text import as_text, link_name
 
 Kind = Literal["int64", "float64", "text"]
 #: Each kind can hold the values of those before it.
 _KINDS: tuple[Kind, ...] = ("int64", "float64", "text")
-#: What an integer column holds where the frame has no such attribute (NaN, "" in the others).
-ABSENT = -(2**63)
 #: Rows of a column's chunk; 32 KiB of numbers.
 _CHUNK = 4096
 #: Rows kept in memory before they are written.
@@ -27,19 +26,6 @@ _BLOCK = 256
 #: More names than this are not columns but data; the further ones go into one JSON column.
 _MAX_COLUMNS = 512
 REST = "other_attributes"
-
-
-def link_name(name: str) -> str:
-    """Return ``name`` as the name of an HDF5 link: percent-encoded where it cannot be one."""
-    text = name.encode("utf-8", "backslashreplace").decode()
-    text = text.replace("%", "%25").replace("/", "%2F").replace("\0", "%00")
-    return {"": "%", ".": "%2E"}.get(text, text)
-
-
-def as_text(value: object) -> str:
-    """Return a value as text that HDF5 takes: anything but text becomes JSON."""
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
 
 
 def kind_of(value: object) -> Kind:
@@ -58,7 +44,7 @@ class Column:
         self._name = name
         self._capacity = capacity
         self._fill = fill
-        self._dataset = self._create(kind)
+        self.dataset = self._create(kind)
         self._positions: list[int] = []
         self._values: list[Any] = []
 
@@ -79,32 +65,32 @@ class Column:
         self._reach(int(positions[order[-1]]) + 1)
         for run in np.split(order, np.flatnonzero(np.diff(positions[order]) != 1) + 1):
             start = int(positions[run[0]])
-            self._dataset[start : start + len(run)] = values[run]
+            self.dataset[start : start + len(run)] = values[run]
         self._positions, self._values = [], []
 
     def resize(self, count: int) -> None:
         """Write what was collected and set the number of rows."""
         self.flush()
-        self._dataset.resize(count, axis=0)
+        self.dataset.resize(count, axis=0)
 
     def blocks(self) -> Iterator[tuple[int, npt.NDArray[Any]]]:
         """Yield what was written: first row, and values."""
-        for start in range(0, self._dataset.shape[0], 16 * _CHUNK):
-            yield start, self._dataset[start : start + 16 * _CHUNK]
+        for start in range(0, self.dataset.shape[0], 16 * _CHUNK):
+            yield start, self.dataset[start : start + 16 * _CHUNK]
 
     def write_block(self, start: int, values: npt.NDArray[Any]) -> None:
         """Write rows from ``start`` on at once."""
         self._reach(start + len(values))
-        self._dataset[start : start + len(values)] = values
+        self.dataset[start : start + len(values)] = values
 
     def _array(self, values: list[Any]) -> npt.NDArray[Any]:
         if self.kind == "text":
             return np.array([as_text(value) for value in values], dtype=object)
-        return np.array(values, dtype=self._dataset.dtype)
+        return np.array(values, dtype=self.dataset.dtype)
 
     def _create(self, kind: Kind) -> Any:
         text = kind == "text"
-        dataset = self._group.create_dataset(
+        return self._group.create_dataset(
             self._name,
             shape=(0,),
             maxshape=(self._capacity,),
@@ -112,23 +98,20 @@ class Column:
             dtype=h5py.string_dtype() if text else np.asarray(self._fill).dtype,
             fillvalue=None if text else self._fill,
         )
-        if kind == "int64" and self._fill == ABSENT:
-            dataset.attrs["missing_value"] = np.int64(ABSENT)
-        return dataset
 
     def _widen(self, kind: Kind) -> None:
         """Begin the dataset anew as the wider ``kind``, with the same rows."""
         self.flush()
-        narrow, old = self._dataset, self.kind
+        narrow, old = self.dataset, self.kind
         del self._group[self._name]  # the space is lost; it happens once or twice per column
         self.kind, self._fill = kind, (np.float64(np.nan) if kind == "float64" else "")
-        self._dataset = self._create(kind)
+        self.dataset = self._create(kind)
         for start in range(0, narrow.shape[0], 16 * _CHUNK):
             self.write_block(start, _widened(narrow[start : start + 16 * _CHUNK], old, kind))
 
     def _reach(self, count: int) -> None:
-        if count > self._dataset.shape[0]:
-            self._dataset.resize(min(self._capacity, -(-count // _CHUNK) * _CHUNK), axis=0)
+        if count > self.dataset.shape[0]:
+            self.dataset.resize(min(self._capacity, -(-count // _CHUNK) * _CHUNK), axis=0)
 
 
 def _widened(values: npt.NDArray[Any], old: Kind, new: Kind) -> npt.NDArray[Any]:
@@ -175,14 +158,14 @@ class Columns:
         for column in self._columns.values():
             column.resize(count)
 
-    def numbers(self, name: str, count: int) -> npt.NDArray[np.float64] | None:
-        """Return a numeric column as floats, NaN where absent; None if there is none."""
-        column = self._columns.get(name)
-        if column is None or column.kind == "text":
-            return None
-        column.resize(count)
-        blocks = [_widened(v, column.kind, "float64") for _, v in column.blocks()]
-        return np.concatenate(blocks) if blocks else np.empty(0)
+    @property
+    def names(self) -> list[str]:
+        """The names of all columns, as the frames have them."""
+        return list(self._columns)
+
+    def dataset(self, name: str) -> Any:
+        """Return the dataset of a column."""
+        return self._columns[name].dataset
 
     def _column(self, name: str, value: object) -> Column | None:
         column = self._columns.get(name)

@@ -17,8 +17,9 @@ from pipeline.errors import InvalidArgumentError, SinkError
 from pipeline.protocols import FrameLike
 from pipeline.records import StreamInfo
 from pipeline.sinks.hdf5.chunks import Compression
+from pipeline.sinks.hdf5.prepare import Check
 from pipeline.sinks.hdf5.share import Share
-from pipeline.sinks.hdf5.sink import WHOLE, Check, Hdf5Sink, SinkCounts, stem
+from pipeline.sinks.hdf5.sink import WHOLE, Hdf5Sink, SinkCounts, stem
 from pipeline.sinks.hdf5.target import Target
 
 log = logging.getLogger(__name__)

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from pipeline.nexus.facts import Facts, mask_of
+from pipeline.records import StreamInfo
 from pipeline.sinks.hdf5.columns import Columns
-from pipeline.sinks.hdf5.facts import Facts
 from pipeline.sinks.hdf5.journal import Journal
 from pipeline.sinks.hdf5.rows import Rows
 from pipeline.sinks.hdf5.table import FrameTable, Layout, reopened
@@ -30,18 +32,25 @@ class Finished:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def name_first(self, facts: Facts, said: Iterable[tuple[int, dict[str, Any]]]) -> None:
-        """Tell what the first frame says, and when the first and the last were taken."""
-        for number, attributes in said:
-            facts.first_number, facts.first_attributes = number, attributes
-            break
+    def facts(self, info: StreamInfo, said: Iterable[tuple[int, dict[str, Any]]]) -> Facts:
+        """Return what is known of the stream; ``said``: what frames say, as they came."""
+        number, attributes = next(iter(said), (self.base, {}))
         times = self.rows.timestamps_ns
         times = times[times > 0]
-        if len(times):
-            facts.earliest_ns, facts.latest_ns = int(times.min()), int(times.max())
-        valid = np.flatnonzero(self.rows.valid)
-        if facts.mask is None and len(self.layout.shape) == 2 and len(valid):
-            facts.mask = facts.mask_of(self.file["entry/data/data"][int(valid[0])])
+        return Facts(
+            info=info,
+            first_number=number,
+            first_attributes=attributes,
+            earliest_ns=int(times.min()) if len(times) else 0,
+            latest_ns=int(times.max()) if len(times) else 0,
+        )
+
+    def mask(self, facts: Facts) -> npt.NDArray[np.uint32] | None:
+        """Return the mask that the first image shows; None where pixels carry none."""
+        layout, valid = self.layout, np.flatnonzero(self.rows.valid)
+        if len(layout.shape) != 2 or not facts.is_masked(np.dtype(layout.dtype)) or not len(valid):
+            return None
+        return mask_of(self.file["entry/data/data"][int(valid[0])])
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.errors import InvalidArgumentError
 from pipeline.protocols import FrameLike
 from pipeline.sinks.hdf5.share import Share
 from pipeline.sinks.hdf5.table import (
@@ -185,3 +186,13 @@ class GrowingTable:
         first, last = max(pair[0] - base, 0), min(pair[1] - base, len(rows) - 1)
         if first <= last:
             rows.mark(first, last, bit)
+
+
+def ranges_of(name: str, value: object) -> list[tuple[int, int]]:
+    """Return a list of ranges from an account; raises InvalidArgumentError for anything else."""
+    try:
+        return [(int(first), int(last)) for first, last in (value or ())]  # type: ignore[attr-defined]  # checked by trying
+    except (TypeError, ValueError) as error:
+        raise InvalidArgumentError(
+            f"account[{name!r}]", f"{value!r} is no list of ranges"
+        ) from error

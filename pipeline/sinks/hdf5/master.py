@@ -21,12 +21,11 @@ from pipeline.reading.frame import canvas
 from pipeline.records import StreamInfo
 from pipeline.sinks.hdf5.chunks import format_of, sentinel
 from pipeline.sinks.hdf5.columns import Columns
-from pipeline.sinks.hdf5.facts import Facts
 from pipeline.sinks.hdf5.files import Options, master_path, shares_of
 from pipeline.sinks.hdf5.finished import Finished
 from pipeline.sinks.hdf5.journal import Journal
+from pipeline.sinks.hdf5.layout import write_layout
 from pipeline.sinks.hdf5.nodes import group
-from pipeline.sinks.hdf5.nxmx import write_layout
 from pipeline.sinks.hdf5.provenance import write_provenance
 from pipeline.sinks.hdf5.rows import Rows
 from pipeline.sinks.hdf5.share import Share
@@ -77,7 +76,16 @@ def write_master(
             ]
             file = new_file(target.rewritten)
             try:
-                _write(file, info, parts, account, span, invalid, target.final.name)
+                _write(
+                    file,
+                    info,
+                    parts,
+                    account,
+                    span,
+                    invalid,
+                    target.final.name,
+                    options.pixel_mask,
+                )
             finally:
                 file.close()
             target.rewritten.replace(target.part)
@@ -130,6 +138,7 @@ def _write(
     span: tuple[int, int],
     invalid: Sequence[int],
     name: str,
+    pixel_mask: npt.NDArray[np.uint32] | None,
 ) -> None:
     first, count = span[0], span[1] - span[0] + 1
     for node, kind in (("entry", "NXentry"), ("entry/data", "NXdata"), (_DETECTOR, "NXdetector")):
@@ -140,15 +149,16 @@ def _write(
     rows.reach(count)
     rows.restore(_merged(file, rows, parts, info))
     rows.trim()
-    facts = Facts(info=info)
-    layout = _view(file, info, parts, first, count, facts)
+    layout, mask = _view(file, info, parts, first, count)
     columns = Columns(file[_DETECTOR], capacity=max(1, count))
     for number, attributes in _said(parts):
         columns.add(number - first, attributes)
     columns.resize(count)
     done = Finished(file=file, base=first, layout=layout, rows=rows, columns=columns)
-    done.name_first(facts, _said(parts))
-    write_layout(done, facts, name)
+    facts = done.facts(info, _said(parts))
+    if pixel_mask is None:
+        pixel_mask = mask if mask is not None else done.mask(facts)
+    write_layout(done, facts, name, mask=pixel_mask)
     write_provenance(done, facts, account, invalid)
     file.flush()
 
@@ -194,16 +204,18 @@ def _merged(
 
 
 def _view(
-    file: Any, info: StreamInfo, parts: Sequence[Part], first: int, count: int, facts: Facts
-) -> Layout:
-    """Make the virtual dataset of all images, if there are any, and return its layout."""
+    file: Any, info: StreamInfo, parts: Sequence[Part], first: int, count: int
+) -> tuple[Layout, npt.NDArray[np.uint32] | None]:
+    """Make the virtual dataset of all images, if there are any.
+
+    Returns its layout, and the mask of the gaps between modules.
+    """
     example = parts[0]
     modules = info.start.modules
     if example.encoding == "none":
-        return Layout(shape=(), dtype=example.dtype, images=None)
+        return Layout(shape=(), dtype=example.dtype, images=None), None
     shape, corners = _arrangement(modules, example.shape)
-    if len(shape) == 2 and modules:
-        facts.mask = _gaps(shape, parts, corners)
+    mask = _gaps(shape, parts, corners) if len(shape) == 2 and modules else None
     creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     dtype = np.dtype(example.dtype)
     creation.set_fill_value(np.array(sentinel(example.dtype), dtype))
@@ -216,7 +228,8 @@ def _view(
     space = h5py.h5s.create_simple((count, *shape))
     kind = h5py.h5t.py_create(dtype, logical=True)
     h5py.h5d.create(file["entry/data"].id, b"data", kind, space, creation)
-    return Layout(shape=shape, dtype=example.dtype, images=format_of(example.encoding))
+    layout = Layout(shape=shape, dtype=example.dtype, images=format_of(example.encoding))
+    return layout, mask
 
 
 def _arrangement(

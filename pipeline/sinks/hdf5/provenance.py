@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.naming import StreamId
-from pipeline.sinks.hdf5.columns import as_text
-from pipeline.sinks.hdf5.facts import Facts
+from pipeline.nexus.facts import Facts
+from pipeline.nexus.text import as_text
 from pipeline.sinks.hdf5.finished import Finished
 from pipeline.sinks.hdf5.nodes import attribute, field, group
 

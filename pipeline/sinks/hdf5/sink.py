@@ -8,18 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import codecs
 from pipeline.errors import (
-    BlobNotFoundError,
-    ChecksumError,
     ClosedError,
-    FrameExpiredError,
-    IncompleteFrameError,
     InvalidArgumentError,
     SinkError,
 )
@@ -27,44 +22,22 @@ from pipeline.naming import file_name
 from pipeline.protocols import FrameLike
 from pipeline.records import Start, StreamInfo
 from pipeline.sinks.hdf5.chunks import Compression, choose_format
-from pipeline.sinks.hdf5.facts import Facts
 from pipeline.sinks.hdf5.finished import finishing
-from pipeline.sinks.hdf5.growing import GrowingTable, Ranges
+from pipeline.sinks.hdf5.growing import GrowingTable, Ranges, ranges_of
 from pipeline.sinks.hdf5.journal import Journal
-from pipeline.sinks.hdf5.nxmx import write_layout
+from pipeline.sinks.hdf5.layout import write_layout
+from pipeline.sinks.hdf5.prepare import Check, Prepared, prepared
 from pipeline.sinks.hdf5.provenance import write_provenance
 from pipeline.sinks.hdf5.salvage import left_behind, note_places
 from pipeline.sinks.hdf5.share import Ints, Share
-from pipeline.sinks.hdf5.table import INCOMPLETE, INVALID_PAYLOAD, LATE_DUPLICATE, NO_BLOB, Layout
+from pipeline.sinks.hdf5.table import LATE_DUPLICATE, Layout
 from pipeline.sinks.hdf5.target import Target, short_name, sink_errors
 
 log = logging.getLogger(__name__)
 
-Check = Literal["framing", "full"]
 WHOLE = Share()
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A frame that was fetched and checked; ``pixels`` where they have to be encoded."""
-
-    frame: FrameLike
-    layout: Layout
-    pixels: npt.NDArray[Any] | None
-    problem: int
-    reason: str
-
-    @property
-    def attributes(self) -> Mapping[str, Any]:
-        """What the frame says; a value rather than an image is one of them."""
-        given = self.frame.attributes
-        if self.layout.images is None and self.pixels is not None:
-            return {"value": self.pixels.item(), **given}
-        return given
-
-
-#: Encodings whose framing proves all that a reader relies on.
-_FRAMED = ("raw", "bslz4", "bszstd", "lz4")
 _RANGES = ("missing", "corrupt", "incomplete", "late", "duplicate")
 
 
@@ -136,7 +109,7 @@ class Hdf5Sink:
         self._overwrite = overwrite
         self._mask = pixel_mask
         self._check: Check = check
-        self._facts: Facts | None = None
+        self._info: StreamInfo | None = None
         self._target: Target | None = None
         self._frames: GrowingTable | None = None
         self._journal: Journal | None = None
@@ -155,7 +128,7 @@ class Hdf5Sink:
         name = f"{stem(start)}{self.share.suffix}.h5"
         target = Target(self._directory, name, overwrite=self._overwrite)
         target.acquire()
-        self._facts, self._target = Facts(info=info, mask=self._mask), target
+        self._info, self._target = info, target
         # the last counts the frames that were given without the place of their record
         self._marker = [*start.offsets, 0]
         try:
@@ -216,7 +189,7 @@ class Hdf5Sink:
         """
         self.expect(frame)
         assert self._layout is not None
-        return _prepared(frame, self._layout, self._check)
+        return prepared(frame, self._layout, self._check)
 
     def is_written(self, number: int) -> bool:
         """Whether a valid frame of this number is in the file."""
@@ -250,12 +223,12 @@ class Hdf5Sink:
 
     def put(self, ready: Prepared, source: tuple[int, int] | None = None) -> None:
         """Write a prepared frame, in the place of one that is there; see :meth:`write`."""
-        target, facts, journal = self._opened()
+        target, info, journal = self._opened()
         number = ready.frame.number
         was_there = self.is_written(number)
         with sink_errors(target.final):
             if self._frames is None:
-                self._frames = self._created(target, facts, ready.layout, number)
+                self._frames = self._created(target, info, ready.layout, number)
             if source is None:
                 source = len(self._marker) - 1, self._marker[-1]
                 self._marker[-1] += 1
@@ -295,18 +268,19 @@ class Hdf5Sink:
         Positions go from the first to the last number known to exist, by the frames that came and
         the ranges of ``account``.  After a SinkError nothing is published.
         """
-        target, facts, journal = self._opened()
-        ranges = {name: _pairs(name, account.get(name)) for name in _RANGES}
+        target, info, journal = self._opened()
+        ranges = {name: ranges_of(name, account.get(name)) for name in _RANGES}
         with sink_errors(target.final):
-            frames = self._frames or self._no_frames(target, facts, ranges)
+            frames = self._frames or self._no_frames(target, info, ranges)
             self._frames = frames
             frames.complete(ranges)
             self.checkpoint()
             note_places(target, frames.table)
             frames.close()
             with finishing(target.part, frames.table, journal) as done:
-                done.name_first(facts, journal)
-                write_layout(done, facts, target.final.name)
+                facts = done.facts(info, journal)
+                mask = done.mask(facts) if self._mask is None else self._mask
+                write_layout(done, facts, target.final.name, mask=mask)
                 write_provenance(done, facts, account, sorted(self.counts.invalid))
             journal.close()
         target.publish()
@@ -325,15 +299,15 @@ class Hdf5Sink:
         ``span``: the lowest and the highest number of the whole stream.  What the frames say
         besides stays in the journal until the master file has it.
         """
-        target, facts, journal = self._opened()
-        ranges = {name: _pairs(name, account.get(name)) for name in _RANGES}
+        target, info, journal = self._opened()
+        ranges = {name: ranges_of(name, account.get(name)) for name in _RANGES}
         with sink_errors(target.final):
             if self._frames is None:
                 place = self.share.within(*span)
                 assert place is not None, "an empty share has no file"
                 assert self._layout is not None, "expect() tells what it would be like"
                 first = int(self.share.numbers(np.array([place[0]]))[0])
-                self._frames = self._created(target, facts, self._layout, first)
+                self._frames = self._created(target, info, self._layout, first)
             self._frames.complete(ranges, span)
             self.checkpoint()
             self._frames.close()
@@ -381,35 +355,37 @@ class Hdf5Sink:
     ) -> None:
         self.suspend()
 
-    def _opened(self) -> tuple[Target, Facts, Journal]:
+    def _opened(self) -> tuple[Target, StreamInfo, Journal]:
         if (
             self._target is None
-            or self._facts is None
+            or self._info is None
             or self._journal is None
             or not self._target.held
         ):
             raise ClosedError("the sink is not open: open() begins, finish() and abort() end it")
-        return self._target, self._facts, self._journal
+        return self._target, self._info, self._journal
 
-    def _created(self, target: Target, facts: Facts, layout: Layout, number: int) -> GrowingTable:
+    def _created(
+        self, target: Target, info: StreamInfo, layout: Layout, number: int
+    ) -> GrowingTable:
         if self._mask is not None and self._mask.shape != layout.shape:
             raise SinkError(
                 f"pixel_mask has shape {self._mask.shape}, the frames have {layout.shape}"
             )
         return GrowingTable.create(
             target,
-            stream_key=facts.info.start.stream_key,
+            stream_key=info.start.stream_key,
             layout=layout,
             number=number,
-            expected=facts.info.expected if self.share.is_whole else None,
+            expected=info.expected if self.share.is_whole else None,
             marker=self._marker,
             share=self.share,
         )
 
-    def _no_frames(self, target: Target, facts: Facts, ranges: Ranges) -> GrowingTable:
+    def _no_frames(self, target: Target, info: StreamInfo, ranges: Ranges) -> GrowingTable:
         layout = Layout(shape=(), dtype="uint8", images=None)
         numbers = [first for pairs in ranges.values() for first, _ in pairs]
-        return self._created(target, facts, layout, min(numbers, default=0))
+        return self._created(target, info, layout, min(numbers, default=0))
 
     def _count(self, number: int, reason: str, *, was_there: bool) -> None:
         if not reason:
@@ -420,45 +396,3 @@ class Hdf5Sink:
         if not self.counts.invalid:  # the first tells what is wrong; the end tells how many
             log.warning("frame cannot be written number=%d reason=%s", number, reason)
         self.counts.invalid[number] = reason
-
-
-def _prepared(frame: FrameLike, layout: Layout, check: Check) -> Prepared:
-    return Prepared(frame, layout, *_pixels_of(frame, layout, check))
-
-
-def _pixels_of(
-    frame: FrameLike, layout: Layout, check: Check
-) -> tuple[npt.NDArray[Any] | None, int, str]:
-    """Return pixels that have to be encoded, a bit of ``frame_status``, and what is wrong."""
-    alike = (tuple(frame.shape), frame.dtype) == (layout.shape, layout.dtype)
-    if not alike and (layout.images is not None or frame.shape):
-        reason = f"{frame.shape} {frame.dtype}, the file has {layout.shape} {layout.dtype}"
-        return None, INVALID_PAYLOAD, reason
-    if frame.encoding == "none":
-        return None, 0, ""
-    kept = layout.images is not None and layout.images.encoding == frame.encoding
-    try:
-        if kept and check == "framing" and frame.encoding in _FRAMED:
-            codecs.check(
-                frame.payload, encoding=frame.encoding, shape=layout.shape, dtype=layout.dtype
-            )
-            return None, 0, ""
-        pixels = np.asarray(frame.array)
-    except IncompleteFrameError as error:
-        return None, INCOMPLETE, str(error)
-    except (BlobNotFoundError, FrameExpiredError) as error:
-        return None, NO_BLOB, str(error)
-    except (ChecksumError, ValueError) as error:  # DecodeError is a ValueError
-        return None, INVALID_PAYLOAD, str(error)
-    if pixels.shape != layout.shape or pixels.dtype.newbyteorder("=") != np.dtype(frame.dtype):
-        return None, INVALID_PAYLOAD, f"decodes to {pixels.shape} {pixels.dtype}"
-    return pixels, 0, ""
-
-
-def _pairs(name: str, value: object) -> list[tuple[int, int]]:
-    try:
-        return [(int(first), int(last)) for first, last in (value or ())]  # type: ignore[attr-defined]  # checked by trying
-    except (TypeError, ValueError) as error:
-        raise InvalidArgumentError(
-            f"account[{name!r}]", f"{value!r} is no list of ranges"
-        ) from error
