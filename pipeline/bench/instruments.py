@@ -303,9 +303,10 @@ _LAMBDA = Instrument(
     simulator="pipeline.detectors.lambda_xs.sim:LambdaSimulator",
     source=lambda _, ports: {"endpoint": f"http://127.0.0.1:{ports[0]}", "queue": 4000},
     device=lambda _, ports: {"port": ports[0], "queue": 4000},
-    rate_hz=2000,
+    rate_hz=60,
     frame_nbytes=3 * 512 * 1536 * 2,
-    what="Lambda, 3 modules of 512 x 1536, 12 bit, not compressed",
+    # the detector has 2000: that takes more machines than one
+    what="Lambda at 60 Hz, 3 modules of 512 x 1536, 12 bit, not compressed, in one process",
 )
 _AREADETECTOR = Instrument(
     adapter="pipeline.detectors.areadetector.adapter:AreaDetectorAdapter",
