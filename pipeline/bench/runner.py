@@ -16,6 +16,7 @@ from pipeline.bench.lookup import at_random, selecting
 from pipeline.bench.rates import flat_out, latency, sustained
 from pipeline.bench.resources import memory, publisher_cpu
 from pipeline.bench.rows import Row
+from pipeline.bench.sinking import WRITER_ROWS, million, through, writer_alone
 from pipeline.bench.startup import start_up
 from pipeline.errors import InvalidArgumentError, PipelineError
 
@@ -39,6 +40,10 @@ ROWS: Mapping[str, Measure] = {
     "memory.reader": memory,
     "import.pipeline": start_up,
     "import.help": start_up,
+    **dict.fromkeys(WRITER_ROWS, writer_alone),
+    "sink.through.1200kB": through,
+    "sink.million": million,
+    "memory.sink": through,
     **{f"detector.{name}": whole for name in INSTRUMENTS},
 }
 
