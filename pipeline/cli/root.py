@@ -23,6 +23,7 @@ COMMANDS = {
     "verify": ("verify", "Read a whole stream and print its account."),
     "worker": ("worker", "Run a function on every frame, in a group."),
     "sink": ("sink", "Write a stream somewhere else."),
+    "hdf5": ("hdf5", "Check HDF5 files, open again what a killed writer left."),
     "export": ("export", "Copy streams to another store."),
     "delete": ("delete", "Delete a stream: its records, then its blobs."),
     "end": ("end", "End a stream whose writer is gone."),

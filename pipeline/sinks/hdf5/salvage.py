@@ -62,16 +62,21 @@ def left_behind(target: Target, *, stream_key: bytes, share: Share) -> FrameTabl
         return salvaged(target, stream_key=stream_key, share=share)
     target.places.unlink(missing_ok=True)
     repair_superblock(target.part)
-    _extend(target.part)
+    extend(target.part)
     return FrameTable.resume(target.part, stream_key=stream_key, share=share)
 
 
-def _extend(path: Path) -> None:
-    """Let a file that met a full disk be as long as its superblock says: HDF5 insists."""
+def extend(path: Path) -> bool:
+    """Let a file that met a full disk be as long as its superblock says: HDF5 insists.
+
+    True if it was not.
+    """
     with path.open("r+b") as file:
         (end,) = struct.unpack("<Q", file.read(36)[28:])
-        if end > file.seek(0, os.SEEK_END):
-            file.truncate(end)
+        if end <= file.seek(0, os.SEEK_END):
+            return False
+        file.truncate(end)
+    return True
 
 
 def _died_finishing(target: Target) -> bool:

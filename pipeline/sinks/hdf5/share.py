@@ -10,6 +10,8 @@ import numpy.typing as npt
 from pipeline.frame import INT64_MAX
 
 Ints = npt.NDArray[np.int64]
+#: Room in one of many files where nobody said how many frames come.
+_LARGE = 2**16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,14 @@ class Share:
     def is_whole(self) -> bool:
         """Whether it is the whole stream, in a file of its own."""
         return self == Share()
+
+    def expected(self, whole: int | None) -> int | None:
+        """Return how many frames to make room for, ``whole`` being those of the stream."""
+        if self.last - self.first < _LARGE:
+            return self.last - self.first + 1
+        if self.partitions == 1:
+            return whole
+        return whole // self.partitions + 2 * self.chunk if whole else _LARGE
 
     def place(self, number: int) -> int:
         """Return the place of a frame that the share holds."""

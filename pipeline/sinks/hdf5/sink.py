@@ -377,7 +377,7 @@ class Hdf5Sink:
             stream_key=info.start.stream_key,
             layout=layout,
             number=number,
-            expected=info.expected if self.share.is_whole else None,
+            expected=self.share.expected(info.expected),
             marker=self._marker,
             share=self.share,
         )

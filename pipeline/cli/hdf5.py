@@ -1,0 +1,70 @@
+"""``lichtstrom hdf5 check|repair``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from pipeline.cli.output import json_option, print_json, progress_bar
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.group()
+def command() -> None:
+    """Look at HDF5 files of detectors, and open again what a killed writer has left."""
+
+
+@command.command()
+@click.argument("files", nargs=-1, required=True, type=_FILE, metavar="FILE...")
+@json_option
+def check(files: tuple[Path, ...], as_json: bool) -> None:
+    """Check structure and counts, and decode every chunk, of files and of all they refer to.
+
+    Exit status 0: nothing is wrong; 1: something is, and it was said; 3: a file cannot be read.
+    """
+    from pipeline.sinks.hdf5.checking import check_file
+
+    findings = []
+    for path in files:
+        with progress_bar(path.name) as progress:
+            findings += check_file(path, progress=progress)
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            click.echo(str(finding))
+        if not findings:
+            click.echo("nothing is wrong")
+    if findings:
+        raise click.exceptions.Exit(1)
+
+
+@command.command()
+@click.argument("file", type=_FILE, metavar="FILE")
+@json_option
+def repair(file: Path, as_json: bool) -> None:
+    """Open again a file whose writer was killed; no frame is touched.
+
+    The sink does this by itself when it goes on with its file. It is refused while a sink writes
+    the file. What is printed as `before` are the 48 bytes that may have been changed.
+    """
+    from pipeline.sinks.hdf5.repairing import repair_file
+
+    done = repair_file(file)
+    facts = {
+        "file": str(file),
+        "changed": done.changed,
+        "frames": done.frames,
+        "before": done.before.hex(),
+    }
+    if as_json:
+        print_json(facts)
+        return
+    click.echo("it can be opened again" if done.changed else "nothing had to be done")
+    if done.frames is not None:
+        click.echo(f"frames {done.frames}")
+    if done.changed:
+        click.echo(f"before {done.before.hex()}")
