@@ -55,6 +55,13 @@ def command() -> None:
     " waited for: 30 s, or as --wait says.",
 )
 @click.option(
+    "--layout",
+    type=click.Choice(["nxmx", "nxdata", "dectris"]),
+    default="nxmx",
+    help="nxmx; nxdata: the same without what is NXmx' own; dectris: DIR/..._master.h5 that links"
+    " to data files.",
+)
+@click.option(
     "--compression",
     type=click.Choice(["bslz4", "as-is", "none"]),
     default="bslz4",
@@ -89,6 +96,7 @@ def hdf5(
     stream: str,
     out: Path,
     follow: bool,
+    layout: Literal["nxmx", "nxdata", "dectris"],
     compression: Literal["bslz4", "as-is", "none"],
     frames_per_file: int,
     writers: int,
@@ -122,6 +130,7 @@ def hdf5(
                 overwrite=overwrite,
                 frames_per_file=frames_per_file,
                 check=check,
+                layout=layout,
             )
             write = (
                 partial(write_in_processes, session, writers=writers)

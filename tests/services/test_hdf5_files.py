@@ -15,6 +15,7 @@ import pytest
 from pipeline.errors import SinkError
 from pipeline.frame import Module
 from pipeline.session import Session, connect
+from pipeline.sinks.hdf5.checking import check_file
 from pipeline.sinks.hdf5.files import Options
 from pipeline.sinks.hdf5.following import SinkReport, write_stream
 from pipeline.sinks.hdf5.writers import write_in_processes
@@ -95,6 +96,40 @@ def test_every_frame_is_at_its_position_in_one_view(
         write(session, beamtime, tmp_path, **options)
     write(session, beamtime, tmp_path, overwrite=True, **options)
     check(Path(report.path), NUMBERS, NUMBERS[0], NUMBERS[-1])
+
+
+def test_a_master_of_links_is_read_by_fabio(
+    session: Session, beamtime: str, tmp_path: Path
+) -> None:
+    import fabio
+
+    publish(session, beamtime, NUMBERS)
+    report = write(session, beamtime, tmp_path, layout="dectris", frames_per_file=30)
+    assert report is not None
+    assert Path(report.path).name == "d_s_master.h5"
+    with fabio.open(report.path) as file:
+        assert file.nframes == NUMBERS[-1] - NUMBERS[0] + 1
+        for number in NUMBERS:
+            np.testing.assert_array_equal(file.get_frame(number - NUMBERS[0]).data, image(number))
+    with h5py.File(report.path) as file:
+        names = [name for name in file["entry/data"] if name.startswith("data")]
+        assert names == ["data_000001", "data_000002", "data_000003", "data_000004"]
+    assert check_file(Path(report.path)) == []
+
+
+def test_the_generic_layout_has_a_time_axis_and_no_definition(
+    session: Session, beamtime: str, tmp_path: Path
+) -> None:
+    publish(session, beamtime, NUMBERS)
+    report = write(session, beamtime, tmp_path, layout="nxdata")
+    assert report is not None
+    check(Path(report.path), NUMBERS, NUMBERS[0], NUMBERS[-1])
+    with h5py.File(report.path) as file:
+        assert "definition" not in file["entry"]
+        assert "source" in file["entry/instrument"]
+        start = file["entry/instrument/detector/start_time"]
+        assert start.attrs["units"] == b"s"
+        assert start[0] == 0
 
 
 @pytest.mark.parametrize(

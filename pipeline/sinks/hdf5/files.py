@@ -17,14 +17,18 @@ from pipeline.errors import InvalidArgumentError, SinkError
 from pipeline.protocols import FrameLike
 from pipeline.records import StreamInfo
 from pipeline.sinks.hdf5.chunks import Compression
+from pipeline.sinks.hdf5.counts import SinkCounts
+from pipeline.sinks.hdf5.layout import LayoutKind
 from pipeline.sinks.hdf5.prepare import Check
 from pipeline.sinks.hdf5.share import Share
-from pipeline.sinks.hdf5.sink import WHOLE, Hdf5Sink, SinkCounts, stem
+from pipeline.sinks.hdf5.sink import WHOLE, Hdf5Sink, stem
 from pipeline.sinks.hdf5.target import Target
 
 log = logging.getLogger(__name__)
 #: Files open at a time where a stream has many; the others wait as a restart would find them.
 _MAX_OPEN = 16
+#: In a data file of DECTRIS' file writer, unless it is told otherwise.
+_DECTRIS_FRAMES = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +39,8 @@ class Options:
     ----------
     compression, overwrite, pixel_mask, check:
         See :class:`Hdf5Sink`.
+    layout:
+        Also ``dectris``: data files of ``frames_per_file`` (1000) and a master that links to them.
     by_partition:
         One file per partition of the topic, which may have several writers.
     frames_per_file:
@@ -45,21 +51,25 @@ class Options:
     overwrite: bool = False
     pixel_mask: npt.NDArray[np.uint32] | None = None
     check: Check = "framing"
+    layout: LayoutKind = "nxmx"
     by_partition: bool = False
     frames_per_file: int = 0
 
     def __post_init__(self) -> None:
         if self.frames_per_file < 0:
             raise InvalidArgumentError("frames_per_file", f"{self.frames_per_file} is negative")
+        if self.layout == "dectris" and not self.frames_per_file:
+            object.__setattr__(self, "frames_per_file", _DECTRIS_FRAMES)
         if self.frames_per_file and self.by_partition:
             raise InvalidArgumentError(
                 "frames_per_file", "files of several writers go by partition: choose one of both"
             )
 
 
-def master_path(directory: Path, info: StreamInfo) -> Path:
+def master_path(directory: Path, info: StreamInfo, options: Options) -> Path:
     """Return the path of the file that users open."""
-    return directory / f"{stem(info.start)}.h5"
+    suffix = "_master" if options.layout == "dectris" else ""
+    return directory / f"{stem(info.start)}{suffix}.h5"
 
 
 def shares_of(info: StreamInfo, options: Options, span: tuple[int, int] | None) -> list[Share]:
@@ -130,7 +140,9 @@ class Files:
 
     def open(self) -> None:
         """Take the files, as far as they are known by now; raises SinkError."""
-        final = master_path(self._directory, self.info)
+        if self.options.layout == "dectris" and self.info.start.modules:
+            raise SinkError("a detector with modules has no files in DECTRIS' layout: use nxmx")
+        final = master_path(self._directory, self.info, self.options)
         if final.exists() and not self.options.overwrite:
             raise SinkError(
                 f"{final} exists: choose another directory, or replace it (--overwrite,"
@@ -223,6 +235,7 @@ class Files:
             overwrite=self.options.overwrite,
             pixel_mask=self.options.pixel_mask,
             check=self.options.check,
+            layout=self.options.layout,
             share=share,
         )
         sink.open(self.info)

@@ -50,7 +50,13 @@ class Finished:
         layout, valid = self.layout, np.flatnonzero(self.rows.valid)
         if len(layout.shape) != 2 or not facts.is_masked(np.dtype(layout.dtype)) or not len(valid):
             return None
-        return mask_of(self.file["entry/data/data"][int(valid[0])])
+        position = int(valid[0])
+        for name, data in sorted(self.file["entry/data"].items()):
+            if name.startswith("data"):
+                if position < data.shape[0]:
+                    return mask_of(data[position])
+                position -= data.shape[0]
+        return None
 
 
 @contextmanager

@@ -23,10 +23,11 @@ from pipeline.reading.frame import Frame
 from pipeline.reading.ranges import Ranges
 from pipeline.reading.table import FrameTable
 from pipeline.records import Located, Segment
+from pipeline.sinks.hdf5.counts import SinkCounts
 from pipeline.sinks.hdf5.files import Files, Options
 from pipeline.sinks.hdf5.master import write_master
 from pipeline.sinks.hdf5.prepare import Prepared
-from pipeline.sinks.hdf5.sink import WHOLE, Hdf5Sink, SinkCounts
+from pipeline.sinks.hdf5.sink import WHOLE, Hdf5Sink
 from pipeline.stream import Stream
 
 #: How often a stop is looked for while nothing comes, and the catalogue asked for the end.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -14,18 +14,59 @@ from pipeline.nexus.text import utc
 from pipeline.nexus.tree import Array, Deferred, Field, Group, Images, Link, PerFrame
 from pipeline.sinks.hdf5.finished import Finished
 
+LayoutKind = Literal["nxmx", "nxdata", "dectris"]
 #: Values of a dataset written at once.
 _BLOCK = 2**16
 
 
-def write_layout(done: Finished, facts: Facts, name: str, *, mask: Array | None) -> None:
+def write_layout(
+    done: Finished, facts: Facts, name: str, *, mask: Array | None, kind: LayoutKind = "nxmx"
+) -> None:
     """Write everything but the provenance; ``mask``: (rows, columns) uint32, None if all is good.
 
     What is there already, as the frames and their columns, only gets its attributes.
     """
     tree = nxmx(facts, _frames(done, mask))
     tree.set(file_name=name, file_time=utc(time.time_ns()))
+    if kind == "dectris":
+        _by_links(tree)
+    elif kind == "nxdata":
+        _generic(tree, done, facts, mask)
     _write(done.file, tree)
+
+
+def _by_links(tree: Group) -> None:
+    """Let the images be ``data_000001`` and on: never both, fabio counts the frames twice."""
+    entry = _group(tree, "entry")
+    data = _group(entry, "data")
+    if data.nodes.pop("data", None) is not None:
+        data.set(signal="data_000001")
+        _group(entry, "instrument", "detector").nodes.pop("data", None)
+
+
+def _generic(tree: Group, done: Finished, facts: Facts, mask: Array | None) -> None:
+    """Leave out what makes it NXmx, and add the time axis of a plain NXdetector."""
+    entry = _group(tree, "entry")
+    detector = _group(entry, "instrument", "detector")
+    del entry.nodes["definition"]
+    detector.nodes.pop("detectorSpecific", None)
+    detector.nodes.pop("pixel_mask", None)
+    if mask is not None:
+        detector.field("pixel_mask", mask)
+    begin = facts.earliest_ns
+    times = done.rows.timestamps_ns.astype(np.float64)
+    seconds = np.where(times > 0, (times - begin) / 1e9, np.nan)
+    detector.field("start_time", _column(seconds), units="s", start=utc(begin))
+    source = entry.nodes.pop("source")
+    _group(entry, "instrument").nodes["source"] = source  # where the generic classes have it
+
+
+def _group(tree: Group, *names: str) -> Group:
+    for name in names:
+        node = tree.nodes[name]
+        assert isinstance(node, Group)
+        tree = node
+    return tree
 
 
 def _frames(done: Finished, mask: Array | None) -> Frames:

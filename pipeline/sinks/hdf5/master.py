@@ -67,7 +67,9 @@ def write_master(
 
     Raises SinkError if a part is not there or not as long as it must be.
     """
-    target = Target(directory, master_path(directory, info).name, overwrite=options.overwrite)
+    target = Target(
+        directory, master_path(directory, info, options).name, overwrite=options.overwrite
+    )
     target.acquire()
     try:
         with sink_errors(target.final):
@@ -84,7 +86,7 @@ def write_master(
                     span,
                     invalid,
                     target.final.name,
-                    options.pixel_mask,
+                    options,
                 )
             finally:
                 file.close()
@@ -95,14 +97,6 @@ def write_master(
     for part in parts:
         _journal(part.path).unlink(missing_ok=True)
     return str(target.final)
-
-
-def are_complete(
-    directory: Path, info: StreamInfo, options: Options, span: tuple[int, int]
-) -> bool:
-    """Tell whether all parts of a stream have their names."""
-    names = (f"{stem(info.start)}{s.suffix}.h5" for s in shares_of(info, options, span))
-    return all((directory / name).exists() for name in names)
 
 
 def _part(directory: Path, info: StreamInfo, share: Share, span: tuple[int, int]) -> Part:
@@ -138,7 +132,7 @@ def _write(
     span: tuple[int, int],
     invalid: Sequence[int],
     name: str,
-    pixel_mask: npt.NDArray[np.uint32] | None,
+    options: Options,
 ) -> None:
     first, count = span[0], span[1] - span[0] + 1
     for node, kind in (("entry", "NXentry"), ("entry/data", "NXdata"), (_DETECTOR, "NXdetector")):
@@ -149,16 +143,21 @@ def _write(
     rows.reach(count)
     rows.restore(_merged(file, rows, parts, info))
     rows.trim()
-    layout, mask = _view(file, info, parts, first, count)
+    if options.layout == "dectris":
+        layout, mask = _links(file, parts), None
+    else:
+        layout, mask = _view(file, info, parts, first, count)
     columns = Columns(file[_DETECTOR], capacity=max(1, count))
     for number, attributes in _said(parts):
         columns.add(number - first, attributes)
     columns.resize(count)
     done = Finished(file=file, base=first, layout=layout, rows=rows, columns=columns)
     facts = done.facts(info, _said(parts))
-    if pixel_mask is None:
-        pixel_mask = mask if mask is not None else done.mask(facts)
-    write_layout(done, facts, name, mask=pixel_mask)
+    if options.pixel_mask is not None:
+        mask = options.pixel_mask
+    elif mask is None:
+        mask = done.mask(facts)
+    write_layout(done, facts, name, mask=mask, kind=options.layout)
     write_provenance(done, facts, account, invalid)
     file.flush()
 
@@ -201,6 +200,17 @@ def _merged(
     merged["status"][some & ~whole] |= INCOMPLETE
     file.create_dataset(f"{_DETECTOR}/module_valid", data=present)
     return merged
+
+
+def _links(file: Any, parts: Sequence[Part]) -> Layout:
+    """Link to the data files, as DECTRIS' file writer does; returns the layout of the images."""
+    example = parts[0]
+    if example.encoding == "none":
+        return Layout(shape=(), dtype=example.dtype, images=None)
+    for index, part in enumerate(parts, 1):
+        file["entry/data"][f"data_{index:06d}"] = h5py.ExternalLink(part.path.name, _DATA)
+    images = format_of(example.encoding)
+    return Layout(shape=example.shape, dtype=example.dtype, images=images)
 
 
 def _view(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,10 +21,11 @@ from pipeline.naming import file_name
 from pipeline.protocols import FrameLike
 from pipeline.records import Start, StreamInfo
 from pipeline.sinks.hdf5.chunks import Compression, choose_format
+from pipeline.sinks.hdf5.counts import SinkCounts
 from pipeline.sinks.hdf5.finished import finishing
 from pipeline.sinks.hdf5.growing import GrowingTable, Ranges, ranges_of
 from pipeline.sinks.hdf5.journal import Journal
-from pipeline.sinks.hdf5.layout import write_layout
+from pipeline.sinks.hdf5.layout import LayoutKind, write_layout
 from pipeline.sinks.hdf5.prepare import Check, Prepared, prepared
 from pipeline.sinks.hdf5.provenance import write_provenance
 from pipeline.sinks.hdf5.salvage import left_behind, note_places
@@ -39,19 +39,6 @@ WHOLE = Share()
 
 
 _RANGES = ("missing", "corrupt", "incomplete", "late", "duplicate")
-
-
-@dataclass(slots=True, kw_only=True)
-class SinkCounts:
-    """What became of the frames that a sink was given.
-
-    ``invalid`` holds the numbers whose pixels could not be written, with the reason: they do not
-    decode, or have another shape or dtype than the first frame.
-    """
-
-    written: int = 0
-    duplicate: int = 0
-    invalid: dict[int, str] = field(default_factory=dict)
 
 
 def stem(start: Start) -> str:
@@ -83,6 +70,8 @@ class Hdf5Sink:
     check:
         What is looked at of payloads that are written as they came: ``framing`` (their header and
         the length of each block, by which a wrong one crashes readers) or ``full`` (decoded).
+    layout:
+        ``nxmx``, or ``nxdata``: the same without what is NXmx' own.
     share:
         The frames that this file holds, if others hold the rest: it is then ended by
         :meth:`finish_part`, and a master file refers to it.
@@ -96,6 +85,7 @@ class Hdf5Sink:
         overwrite: bool = False,
         pixel_mask: npt.NDArray[np.uint32] | None = None,
         check: Check = "framing",
+        layout: LayoutKind = "nxmx",
         share: Share = WHOLE,
     ) -> None:
         if compression not in ("as-is", "bslz4", "none"):
@@ -109,6 +99,7 @@ class Hdf5Sink:
         self._overwrite = overwrite
         self._mask = pixel_mask
         self._check: Check = check
+        self._kind = layout
         self._info: StreamInfo | None = None
         self._target: Target | None = None
         self._frames: GrowingTable | None = None
@@ -234,7 +225,7 @@ class Hdf5Sink:
                 self._marker[-1] += 1
             self._frames.put(ready.frame, ready.pixels, ready.problem, source)
             journal.add(number, ready.attributes)
-        self._count(number, ready.reason, was_there=was_there)
+        self.counts.note(number, ready.reason, was_there=was_there)
 
     def put_again(self, number: int, source: tuple[int, int] | None = None) -> None:
         """Note another copy of a frame; the same record read again after a restart is none."""
@@ -280,7 +271,7 @@ class Hdf5Sink:
             with finishing(target.part, frames.table, journal) as done:
                 facts = done.facts(info, journal)
                 mask = done.mask(facts) if self._mask is None else self._mask
-                write_layout(done, facts, target.final.name, mask=mask)
+                write_layout(done, facts, target.final.name, mask=mask, kind=self._kind)
                 write_provenance(done, facts, account, sorted(self.counts.invalid))
             journal.close()
         target.publish()
@@ -386,13 +377,3 @@ class Hdf5Sink:
         layout = Layout(shape=(), dtype="uint8", images=None)
         numbers = [first for pairs in ranges.values() for first, _ in pairs]
         return self._created(target, info, layout, min(numbers, default=0))
-
-    def _count(self, number: int, reason: str, *, was_there: bool) -> None:
-        if not reason:
-            self.counts.written += not was_there
-            self.counts.invalid.pop(number, None)
-            return
-        self.counts.written -= was_there
-        if not self.counts.invalid:  # the first tells what is wrong; the end tells how many
-            log.warning("frame cannot be written number=%d reason=%s", number, reason)
-        self.counts.invalid[number] = reason

@@ -18,6 +18,7 @@ from pipeline.config import Settings
 from pipeline.errors import PipelineError, SinkError, StreamOpenError
 from pipeline.naming import StreamId
 from pipeline.session import Session, connect
+from pipeline.sinks.hdf5.counts import SinkCounts
 from pipeline.sinks.hdf5.files import Files, Options, master_path
 from pipeline.sinks.hdf5.following import (
     Progress,
@@ -28,7 +29,6 @@ from pipeline.sinks.hdf5.following import (
     write_records,
 )
 from pipeline.sinks.hdf5.master import write_master
-from pipeline.sinks.hdf5.sink import SinkCounts
 from pipeline.stream import Stream
 
 #: How often a stop is looked for.
@@ -73,7 +73,7 @@ def write_in_processes(
     if not follow and stream.state == "open":
         raise StreamOpenError(stream.name, "follow it to its end with --follow")
     options = replace(options, by_partition=True)
-    final = master_path(directory, stream.info)
+    final = master_path(directory, stream.info, options)
     if final.exists() and not options.overwrite:
         raise SinkError(f"{final} exists: choose another directory, or replace it (--overwrite)")
     partitions = range(stream.start.partitions)
