@@ -87,6 +87,16 @@ def command() -> None:
     default="framing",
     help="What is looked at of payloads that stay as they are: their framing, or every pixel.",
 )
+@click.option(
+    "--map",
+    "mapping",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.toml",
+    help="Fields of your own: where in the file, and from which metadata or attribute.",
+)
+@click.option(
+    "--checksum", is_flag=True, help="Write FILE.sha256 beside it, for `sha256sum --check`."
+)
 @click.option("--overwrite", is_flag=True, help="Replace a file of this name once it is complete.")
 @wait_option
 @store_option
@@ -101,6 +111,8 @@ def hdf5(
     frames_per_file: int,
     writers: int,
     check: Literal["framing", "full"],
+    mapping: Path | None,
+    checksum: bool,
     overwrite: bool,
     wait_s: float,
     store: str | None,
@@ -113,8 +125,10 @@ def hdf5(
     gets its name. A stream that is not complete still gives a file, which says so.
     """
     from pipeline.session import connect
+    from pipeline.sinks.hdf5.digests import write_digests
     from pipeline.sinks.hdf5.files import Options
     from pipeline.sinks.hdf5.following import write_stream
+    from pipeline.sinks.hdf5.mapping import load_mapping
     from pipeline.sinks.hdf5.writers import write_in_processes
 
     with (
@@ -131,6 +145,7 @@ def hdf5(
                 frames_per_file=frames_per_file,
                 check=check,
                 layout=layout,
+                mapping=load_mapping(mapping) if mapping is not None else (),
             )
             write = (
                 partial(write_in_processes, session, writers=writers)
@@ -145,6 +160,8 @@ def hdf5(
                 stop=stop.event,
                 on_progress=lambda done: say(f"{done} frames written", written=done),
             )
+        if report is not None and checksum:
+            write_digests(Path(report.path), [Path(part) for part in report.parts])
     _tell(report, stop, as_json=as_json)
 
 
@@ -158,6 +175,7 @@ def _tell(report: SinkReport | None, stop: Stop, *, as_json: bool) -> None:
         print_json(
             {
                 "path": report.path,
+                "parts": report.parts,
                 "written": report.written,
                 "invalid": {str(number): why for number, why in report.invalid.items()},
                 "account": report.account,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from pipeline.errors import SinkError
 from pipeline.frame import Module
 from pipeline.session import Session, connect
 from pipeline.sinks.hdf5.checking import check_file
+from pipeline.sinks.hdf5.digests import write_digests
 from pipeline.sinks.hdf5.files import Options
 from pipeline.sinks.hdf5.following import SinkReport, write_stream
 from pipeline.sinks.hdf5.writers import write_in_processes
@@ -107,6 +109,12 @@ def test_a_master_of_links_is_read_by_fabio(
     report = write(session, beamtime, tmp_path, layout="dectris", frames_per_file=30)
     assert report is not None
     assert Path(report.path).name == "d_s_master.h5"
+    write_digests(Path(report.path), [Path(part) for part in report.parts])
+    done = subprocess.run(
+        ["sha256sum", "--check", "--quiet", "d_s_master.h5.sha256"], cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0
+    assert len((tmp_path / "d_s_master.h5.sha256").read_text().splitlines()) == 5
     with fabio.open(report.path) as file:
         assert file.nframes == NUMBERS[-1] - NUMBERS[0] + 1
         for number in NUMBERS:

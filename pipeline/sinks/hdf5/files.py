@@ -19,6 +19,7 @@ from pipeline.records import StreamInfo
 from pipeline.sinks.hdf5.chunks import Compression
 from pipeline.sinks.hdf5.counts import SinkCounts
 from pipeline.sinks.hdf5.layout import LayoutKind
+from pipeline.sinks.hdf5.mapping import MappedField
 from pipeline.sinks.hdf5.prepare import Check
 from pipeline.sinks.hdf5.share import Share
 from pipeline.sinks.hdf5.sink import WHOLE, Hdf5Sink, stem
@@ -37,7 +38,7 @@ class Options:
 
     Parameters
     ----------
-    compression, overwrite, pixel_mask, check:
+    compression, overwrite, pixel_mask, check, mapping:
         See :class:`Hdf5Sink`.
     layout:
         Also ``dectris``: data files of ``frames_per_file`` (1000) and a master that links to them.
@@ -52,6 +53,7 @@ class Options:
     pixel_mask: npt.NDArray[np.uint32] | None = None
     check: Check = "framing"
     layout: LayoutKind = "nxmx"
+    mapping: Sequence[MappedField] = ()
     by_partition: bool = False
     frames_per_file: int = 0
 
@@ -91,6 +93,14 @@ def shares_of(info: StreamInfo, options: Options, span: tuple[int, int] | None) 
         shares = [_range(index, size) for index in range(span[0] // size, span[1] // size + 1)]
     shares = [each for share in shares for each in _by_module(info, share)]
     return [s for s in shares if span is None or s.within(*span) is not None]
+
+
+def part_paths(
+    directory: Path, info: StreamInfo, options: Options, span: tuple[int, int]
+) -> list[Path]:
+    """Return the paths of the files that a master file refers to."""
+    shares = shares_of(info, options, span)
+    return [directory / f"{stem(info.start)}{s.suffix}.h5" for s in shares if not s.is_whole]
 
 
 def _range(index: int, size: int) -> Share:
@@ -236,6 +246,7 @@ class Files:
             pixel_mask=self.options.pixel_mask,
             check=self.options.check,
             layout=self.options.layout,
+            mapping=self.options.mapping,
             share=share,
         )
         sink.open(self.info)

@@ -24,7 +24,7 @@ from pipeline.reading.ranges import Ranges
 from pipeline.reading.table import FrameTable
 from pipeline.records import Located, Segment
 from pipeline.sinks.hdf5.counts import SinkCounts
-from pipeline.sinks.hdf5.files import Files, Options
+from pipeline.sinks.hdf5.files import Files, Options, part_paths
 from pipeline.sinks.hdf5.master import write_master
 from pipeline.sinks.hdf5.prepare import Prepared
 from pipeline.sinks.hdf5.sink import WHOLE, Hdf5Sink
@@ -48,9 +48,13 @@ Progress = Callable[[int], object]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkReport:
-    """What became of a stream."""
+    """What became of a stream.
+
+    ``path`` is the file to open; ``parts`` are those that it refers to.
+    """
 
     path: str
+    parts: list[str]
     written: int
     invalid: Mapping[int, str]
     account: dict[str, Any]
@@ -83,20 +87,33 @@ def write_stream(
         account: dict[str, Any] = dict(stream.account())
         counts = files.counts
         check_counts(stream, counts, account)
-        if files.is_plain:
-            path = files.open_sinks[WHOLE].finish(account)
-        else:
+        if not files.is_plain:
             finish_parts(stream, files, account)
-            path = write_master(
-                directory,
-                stream.info,
-                options,
-                account,
-                span=span_of(stream, account),
-                invalid=sorted(counts.invalid),
-            )
+            return finish_master(stream, directory, options, counts, account)
+        path = files.open_sinks[WHOLE].finish(account)
     return SinkReport(
-        path=path, written=counts.written, invalid=dict(counts.invalid), account=account
+        path=path, parts=[], written=counts.written, invalid=dict(counts.invalid), account=account
+    )
+
+
+def finish_master(
+    stream: Stream,
+    directory: Path,
+    options: Options,
+    counts: SinkCounts,
+    account: dict[str, Any],
+) -> SinkReport:
+    """Write the master file of a stream whose parts are all there."""
+    info, span = stream.info, span_of(stream, account)
+    path = write_master(
+        directory, info, options, account, span=span, invalid=sorted(counts.invalid)
+    )
+    return SinkReport(
+        path=path,
+        parts=[str(part) for part in part_paths(directory, info, options, span)],
+        written=counts.written,
+        invalid=dict(counts.invalid),
+        account=account,
     )
 
 

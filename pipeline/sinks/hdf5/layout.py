@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import h5py
@@ -13,14 +15,22 @@ from pipeline.nexus.nxmx import Frames, nxmx
 from pipeline.nexus.text import utc
 from pipeline.nexus.tree import Array, Deferred, Field, Group, Images, Link, PerFrame
 from pipeline.sinks.hdf5.finished import Finished
+from pipeline.sinks.hdf5.mapping import MappedField, add_mapped
 
+log = logging.getLogger(__name__)
 LayoutKind = Literal["nxmx", "nxdata", "dectris"]
 #: Values of a dataset written at once.
 _BLOCK = 2**16
 
 
 def write_layout(
-    done: Finished, facts: Facts, name: str, *, mask: Array | None, kind: LayoutKind = "nxmx"
+    done: Finished,
+    facts: Facts,
+    name: str,
+    *,
+    mask: Array | None,
+    kind: LayoutKind = "nxmx",
+    mapping: Sequence[MappedField] = (),
 ) -> None:
     """Write everything but the provenance; ``mask``: (rows, columns) uint32, None if all is good.
 
@@ -32,6 +42,8 @@ def write_layout(
         _by_links(tree)
     elif kind == "nxdata":
         _generic(tree, done, facts, mask)
+    for path in add_mapped(tree, facts, mapping):
+        log.warning("a mapped field has no value and is not in the file path=%s", path)
     _write(done.file, tree)
 
 

@@ -26,6 +26,7 @@ from pipeline.sinks.hdf5.finished import finishing
 from pipeline.sinks.hdf5.growing import GrowingTable, Ranges, ranges_of
 from pipeline.sinks.hdf5.journal import Journal
 from pipeline.sinks.hdf5.layout import LayoutKind, write_layout
+from pipeline.sinks.hdf5.mapping import MappedField
 from pipeline.sinks.hdf5.prepare import Check, Prepared, prepared
 from pipeline.sinks.hdf5.provenance import write_provenance
 from pipeline.sinks.hdf5.salvage import left_behind, note_places
@@ -72,6 +73,8 @@ class Hdf5Sink:
         the length of each block, by which a wrong one crashes readers) or ``full`` (decoded).
     layout:
         ``nxmx``, or ``nxdata``: the same without what is NXmx' own.
+    mapping:
+        Fields of the user's own, see :func:`.mapping.load_mapping`.
     share:
         The frames that this file holds, if others hold the rest: it is then ended by
         :meth:`finish_part`, and a master file refers to it.
@@ -86,6 +89,7 @@ class Hdf5Sink:
         pixel_mask: npt.NDArray[np.uint32] | None = None,
         check: Check = "framing",
         layout: LayoutKind = "nxmx",
+        mapping: Sequence[MappedField] = (),
         share: Share = WHOLE,
     ) -> None:
         if compression not in ("as-is", "bslz4", "none"):
@@ -100,6 +104,7 @@ class Hdf5Sink:
         self._mask = pixel_mask
         self._check: Check = check
         self._kind = layout
+        self._mapping = mapping
         self._info: StreamInfo | None = None
         self._target: Target | None = None
         self._frames: GrowingTable | None = None
@@ -271,7 +276,14 @@ class Hdf5Sink:
             with finishing(target.part, frames.table, journal) as done:
                 facts = done.facts(info, journal)
                 mask = done.mask(facts) if self._mask is None else self._mask
-                write_layout(done, facts, target.final.name, mask=mask, kind=self._kind)
+                write_layout(
+                    done,
+                    facts,
+                    target.final.name,
+                    mask=mask,
+                    kind=self._kind,
+                    mapping=self._mapping,
+                )
                 write_provenance(done, facts, account, sorted(self.counts.invalid))
             journal.close()
         target.publish()

@@ -24,11 +24,10 @@ from pipeline.sinks.hdf5.following import (
     Progress,
     SinkReport,
     check_counts,
+    finish_master,
     finish_parts,
-    span_of,
     write_records,
 )
-from pipeline.sinks.hdf5.master import write_master
 from pipeline.stream import Stream
 
 #: How often a stop is looked for.
@@ -92,17 +91,7 @@ def write_in_processes(
     counts = _joined(running)
     account: dict[str, Any] = dict(stream.account())
     check_counts(stream, counts, account)
-    path = write_master(
-        directory,
-        stream.info,
-        options,
-        account,
-        span=span_of(stream, account),
-        invalid=sorted(counts.invalid),
-    )
-    return SinkReport(
-        path=path, written=counts.written, invalid=dict(counts.invalid), account=account
-    )
+    return finish_master(stream, directory, options, counts, account)
 
 
 def _start(
