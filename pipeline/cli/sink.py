@@ -56,10 +56,10 @@ def command() -> None:
 )
 @click.option(
     "--layout",
-    type=click.Choice(["nxmx", "nxdata", "dectris"]),
+    type=click.Choice(["nxmx", "nxdata", "nxtomo", "dectris"]),
     default="nxmx",
-    help="nxmx; nxdata: the same without what is NXmx' own; dectris: DIR/..._master.h5 that links"
-    " to data files.",
+    help="nxmx; nxdata: the same without what is NXmx' own; nxtomo; dectris: DIR/..._master.h5"
+    " that links to data files.",
 )
 @click.option(
     "--compression",
@@ -106,7 +106,7 @@ def hdf5(
     stream: str,
     out: Path,
     follow: bool,
-    layout: Literal["nxmx", "nxdata", "dectris"],
+    layout: Literal["nxmx", "nxdata", "nxtomo", "dectris"],
     compression: Literal["bslz4", "as-is", "none"],
     frames_per_file: int,
     writers: int,

@@ -14,7 +14,7 @@ from pipeline.nexus.text import as_text
 from pipeline.records import StreamInfo
 
 #: h c in eV angstrom, from the exact SI values of 2019.
-_HC_EV_A = 12398.419843320026
+HC_EV_A = 12398.419843320026
 #: NXmx pixel_mask bits 0 and 1: gap without sensor, dead; camserver's pixel values for them.
 _PILATUS_MASK = {-1: 1, -2: 2}
 
@@ -71,7 +71,7 @@ class Facts:
         if wavelength is not None and wavelength > 0:
             return wavelength
         energy = self.number("energy_eV")
-        return _HC_EV_A / energy if energy is not None and energy > 0 else None
+        return HC_EV_A / energy if energy is not None and energy > 0 else None
 
     @property
     def pixel_size_m(self) -> tuple[float, float] | None:

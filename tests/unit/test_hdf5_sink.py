@@ -746,3 +746,29 @@ def test_as_is_keeps_every_encoding_that_hdf5_knows(tmp_path: Path, encoding: st
         assert data.id.read_direct_chunk((0, 0, 0))[1] == payload
         for number in (0, 1, 3):
             np.testing.assert_array_equal(data[number], pixels(number))
+
+
+def test_tomography_has_its_own_layout(tmp_path: Path) -> None:
+    frames = [frame(n, image_key=1 if n < 12 else 0) for n in range(10, 20) if n != 15]
+    path = write(tmp_path, frames, {"missing": [[15, 15]]}, layout="nxtomo")
+    with h5py.File(path) as file:
+        assert file["entry/definition"].asstr()[()] == "NXtomo"
+        assert "version" not in file["entry"].attrs
+        detector, data = file["entry/instrument/detector"], file["entry/data"]
+        assert detector["image_key"][:].tolist() == [1, 1, 0, 0, 0, 3, 0, 0, 0, 0]
+        assert data["data"] == detector["data"]
+        for position in (0, 9):
+            np.testing.assert_array_equal(data["data"][position], pixels(10 + position))
+        angles = file["entry/sample/rotation_angle"]
+        np.testing.assert_allclose(angles[:], 10 + 0.1 * np.arange(10))
+        assert data["rotation_angle"] == angles
+        energy = file["entry/instrument/beam/incident_energy"]
+        assert energy.attrs["units"] == b"keV"
+        assert energy[()] == pytest.approx(12.66, abs=0.001)
+
+
+@pytest.mark.parametrize("layout", ["nxdata", "nxtomo"])
+def test_frames_without_pixels_have_every_layout(tmp_path: Path, layout: str) -> None:
+    path = write(tmp_path, [value_frame(n, x=n) for n in range(4)], layout=layout)
+    with h5py.File(path) as file:
+        assert file["entry/instrument/detector/attributes/x"][:].tolist() == [0, 1, 2, 3]

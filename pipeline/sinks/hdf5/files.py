@@ -18,7 +18,7 @@ from pipeline.protocols import FrameLike
 from pipeline.records import StreamInfo
 from pipeline.sinks.hdf5.chunks import Compression
 from pipeline.sinks.hdf5.counts import SinkCounts
-from pipeline.sinks.hdf5.layout import LayoutKind
+from pipeline.sinks.hdf5.flavours import LayoutKind
 from pipeline.sinks.hdf5.mapping import MappedField
 from pipeline.sinks.hdf5.prepare import Check
 from pipeline.sinks.hdf5.share import Share

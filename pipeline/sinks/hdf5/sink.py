@@ -23,9 +23,10 @@ from pipeline.records import Start, StreamInfo
 from pipeline.sinks.hdf5.chunks import Compression, choose_format
 from pipeline.sinks.hdf5.counts import SinkCounts
 from pipeline.sinks.hdf5.finished import finishing
+from pipeline.sinks.hdf5.flavours import LayoutKind
 from pipeline.sinks.hdf5.growing import GrowingTable, Ranges, ranges_of
 from pipeline.sinks.hdf5.journal import Journal
-from pipeline.sinks.hdf5.layout import LayoutKind, write_layout
+from pipeline.sinks.hdf5.layout import write_layout
 from pipeline.sinks.hdf5.mapping import MappedField
 from pipeline.sinks.hdf5.prepare import Check, Prepared, prepared
 from pipeline.sinks.hdf5.provenance import write_provenance
@@ -72,7 +73,7 @@ class Hdf5Sink:
         What is looked at of payloads that are written as they came: ``framing`` (their header and
         the length of each block, by which a wrong one crashes readers) or ``full`` (decoded).
     layout:
-        ``nxmx``, or ``nxdata``: the same without what is NXmx' own.
+        ``nxmx``; ``nxdata``: the same without what is NXmx' own; ``nxtomo``.
     mapping:
         Fields of the user's own, see :func:`.mapping.load_mapping`.
     share:
