@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -28,6 +29,7 @@ from pipeline.cli.signals import Stop, stopping
 
 if TYPE_CHECKING:
     from pipeline.sinks.hdf5.following import SinkReport
+    from pipeline.sinks.hdf5.layout import Extra
 
 
 #: A sink started before its detector is no mistake; a wrong name should not wait for ever.
@@ -95,6 +97,14 @@ def command() -> None:
     help="Fields of your own: where in the file, and from which metadata or attribute.",
 )
 @click.option(
+    "--join",
+    "joined",
+    multiple=True,
+    metavar="STREAM",
+    help="Slow-control values of another stream: for each frame the last before it. May be given"
+    " several times.",
+)
+@click.option(
     "--checksum", is_flag=True, help="Write FILE.sha256 beside it, for `sha256sum --check`."
 )
 @click.option("--overwrite", is_flag=True, help="Replace a file of this name once it is complete.")
@@ -112,6 +122,7 @@ def hdf5(
     writers: int,
     check: Literal["framing", "full"],
     mapping: Path | None,
+    joined: tuple[str, ...],
     checksum: bool,
     overwrite: bool,
     wait_s: float,
@@ -128,6 +139,7 @@ def hdf5(
     from pipeline.sinks.hdf5.digests import write_digests
     from pipeline.sinks.hdf5.files import Options
     from pipeline.sinks.hdf5.following import write_stream
+    from pipeline.sinks.hdf5.joining import Joined
     from pipeline.sinks.hdf5.mapping import load_mapping
     from pipeline.sinks.hdf5.writers import write_in_processes
 
@@ -138,14 +150,18 @@ def hdf5(
     ):
         if wait_s or follow:
             await_stream(session, stream, timeout_s=wait_s or _FOLLOW_WAIT_S, stop=stop.event)
-        with open_stream(session, stream) as opened:
+        with open_stream(session, stream) as opened, ExitStack() as held:
+            extras: list[Extra] = [load_mapping(mapping)] if mapping is not None else []
+            if joined:
+                slow = [held.enter_context(open_stream(session, name)) for name in joined]
+                extras.append(Joined(slow))
             options = Options(
                 compression=compression,
                 overwrite=overwrite,
                 frames_per_file=frames_per_file,
                 check=check,
                 layout=layout,
-                mapping=load_mapping(mapping) if mapping is not None else (),
+                extras=extras,
             )
             write = (
                 partial(write_in_processes, session, writers=writers)

@@ -20,6 +20,7 @@ from pipeline.sinks.hdf5.checking import check_file
 from pipeline.sinks.hdf5.digests import write_digests
 from pipeline.sinks.hdf5.files import Options
 from pipeline.sinks.hdf5.following import SinkReport, write_stream
+from pipeline.sinks.hdf5.joining import Joined
 from pipeline.sinks.hdf5.writers import write_in_processes
 
 pytestmark = [pytest.mark.service, pytest.mark.timeout(120)]
@@ -204,3 +205,26 @@ def test_several_processes_write_one_stream(
     assert report.written == len(NUMBERS)
     check(Path(report.path), NUMBERS, NUMBERS[0], NUMBERS[-1])
     assert len(list(tmp_path.glob("*_p*.h5"))) > 1
+
+
+def test_slow_values_are_joined_by_time(session: Session, beamtime: str, tmp_path: Path) -> None:
+    second = 1_000_000_000
+    with session.publish(beamtime, "d", "s", frames_per_chunk=4) as out:
+        for number in range(10):
+            out.write(image(number), number=number, timestamp_ns=(100 + number) * second)
+    with session.publish(beamtime, "slow", "cryo", metadata={"units": {"temperature": "K"}}) as out:
+        for time_s, value in ((102.5, 80.0), (105, 81.0), (107.9, 82.0)):
+            given = {"temperature": value, "note": "text is left out"}
+            out.write(None, attributes=given, timestamp_ns=int(time_s * second))
+    with session.stream(beamtime, "slow", "cryo") as slow:
+        for options in ({}, {"by_partition": True}):
+            directory = tmp_path / str(len(options))
+            report = write(session, beamtime, directory, extras=[Joined([slow])], **options)
+            assert report is not None
+            with h5py.File(report.path) as file:
+                group = file["entry/slow_control/slow_cryo"]
+                assert list(group) == ["temperature"]
+                assert group["temperature"].attrs["units"] == b"K"
+                found = group["temperature"][:]
+            assert np.isnan(found[:3]).all()
+            assert found[3:].tolist() == [80, 80, 81, 81, 81, 82, 82]

@@ -42,7 +42,7 @@ def test_fields_come_from_metadata_attributes_and_the_file_itself(
     file.write_text(MAPPING)
     info = make_info(metadata={**FULL_METADATA, "temperature_K": 293.5})
     frames = [frame(n, **{"kappa/deg": n / 2}) for n in range(3)]
-    path = write(tmp_path / "out", frames, info=info, mapping=load_mapping(file))
+    path = write(tmp_path / "out", frames, info=info, extras=[load_mapping(file)])
     with h5py.File(path) as found:
         sample = found["entry/sample"]
         assert sample["temperature"][()] == 293.5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -772,3 +773,16 @@ def test_frames_without_pixels_have_every_layout(tmp_path: Path, layout: str) ->
     path = write(tmp_path, [value_frame(n, x=n) for n in range(4)], layout=layout)
     with h5py.File(path) as file:
         assert file["entry/instrument/detector/attributes/x"][:].tolist() == [0, 1, 2, 3]
+
+
+def test_a_directory_that_goes_away_is_an_error_and_the_next_run_begins_anew(
+    tmp_path: Path,
+) -> None:
+    with Hdf5Sink(tmp_path / "out") as sink:
+        sink.open(make_info())
+        sink.write(frame(0))
+        shutil.rmtree(tmp_path / "out")
+        with pytest.raises(SinkError, match="pilatus_scan_7"):
+            sink.finish({})
+    path = write(tmp_path / "out", [frame(0)])
+    assert list((tmp_path / "out").iterdir()) == [path]

@@ -19,7 +19,7 @@ from pipeline.records import StreamInfo
 from pipeline.sinks.hdf5.chunks import Compression
 from pipeline.sinks.hdf5.counts import SinkCounts
 from pipeline.sinks.hdf5.flavours import LayoutKind
-from pipeline.sinks.hdf5.mapping import MappedField
+from pipeline.sinks.hdf5.layout import Extra
 from pipeline.sinks.hdf5.prepare import Check
 from pipeline.sinks.hdf5.share import Share
 from pipeline.sinks.hdf5.sink import WHOLE, Hdf5Sink, stem
@@ -38,7 +38,7 @@ class Options:
 
     Parameters
     ----------
-    compression, overwrite, pixel_mask, check, mapping:
+    compression, overwrite, pixel_mask, check, extras:
         See :class:`Hdf5Sink`.
     layout:
         Also ``dectris``: data files of ``frames_per_file`` (1000) and a master that links to them.
@@ -53,7 +53,7 @@ class Options:
     pixel_mask: npt.NDArray[np.uint32] | None = None
     check: Check = "framing"
     layout: LayoutKind = "nxmx"
-    mapping: Sequence[MappedField] = ()
+    extras: Sequence[Extra] = ()
     by_partition: bool = False
     frames_per_file: int = 0
 
@@ -246,7 +246,7 @@ class Files:
             pixel_mask=self.options.pixel_mask,
             check=self.options.check,
             layout=self.options.layout,
-            mapping=self.options.mapping,
+            extras=self.options.extras,
             share=share,
         )
         sink.open(self.info)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import h5py
@@ -16,8 +16,9 @@ from pipeline.nexus.text import utc
 from pipeline.nexus.tree import Array, Deferred, Field, Group, Images, Link, PerFrame
 from pipeline.sinks.hdf5.finished import Finished
 from pipeline.sinks.hdf5.flavours import LayoutKind, column, shape_tree
-from pipeline.sinks.hdf5.mapping import MappedField, add_mapped
 
+#: Adds to the tree; returns what it could not.
+Extra = Callable[[Group, Finished, Facts], list[str]]
 log = logging.getLogger(__name__)
 #: Values of a dataset written at once.
 _BLOCK = 2**16
@@ -30,7 +31,7 @@ def write_layout(
     *,
     mask: Array | None,
     kind: LayoutKind = "nxmx",
-    mapping: Sequence[MappedField] = (),
+    extras: Sequence[Extra] = (),
 ) -> None:
     """Write everything but the provenance; ``mask``: (rows, columns) uint32, None if all is good.
 
@@ -39,8 +40,9 @@ def write_layout(
     tree = nxmx(facts, _frames(done, mask))
     tree.set(file_name=name, file_time=utc(time.time_ns()))
     shape_tree(kind, tree, done, facts, mask)
-    for path in add_mapped(tree, facts, mapping):
-        log.warning("a mapped field has no value and is not in the file path=%s", path)
+    for extra in extras:
+        for path in extra(tree, done, facts):
+            log.warning("a wanted field has no value and is not in the file path=%s", path)
     _write(done.file, tree)
 
 

@@ -27,6 +27,7 @@ from pipeline.errors import InvalidArgumentError
 from pipeline.nexus.facts import Facts
 from pipeline.nexus.text import as_text, link_name
 from pipeline.nexus.tree import Field, Group, as_attribute
+from pipeline.sinks.hdf5.finished import Finished
 
 _ATTRIBUTES = "entry/instrument/detector/attributes"
 _KEYS = frozenset({"from", "value", "each", "units", "class"})
@@ -45,13 +46,13 @@ class MappedField:
     nx_class: str = "NXcollection"
 
 
-def load_mapping(path: Path) -> list[MappedField]:
-    """Return the fields of a mapping file; raises InvalidArgumentError that says what is wrong."""
+def load_mapping(path: Path) -> Mapped:
+    """Return what a mapping file says; raises InvalidArgumentError that says what is wrong."""
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InvalidArgumentError("map", f"{path}: {error}") from error
-    return [_field(path, name, table) for name, table in tables.items()]
+    return Mapped([_field(path, name, table) for name, table in tables.items()])
 
 
 def _field(file: Path, name: str, table: object) -> MappedField:
@@ -79,8 +80,18 @@ def _field(file: Path, name: str, table: object) -> MappedField:
     )
 
 
-def add_mapped(tree: Group, facts: Facts, fields: Sequence[MappedField]) -> list[str]:
-    """Add the fields to a file's tree, in the place of those it has; return what had no value."""
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """What a file gets by a mapping."""
+
+    fields: Sequence[MappedField]
+
+    def __call__(self, tree: Group, _: Finished, facts: Facts) -> list[str]:
+        """Add the fields to a file's tree, in the place of those it has; return those without."""
+        return _add(tree, facts, self.fields)
+
+
+def _add(tree: Group, facts: Facts, fields: Sequence[MappedField]) -> list[str]:
     without: list[str] = []
     for field in fields:
         name = "/".join(field.path)

@@ -157,7 +157,7 @@ def _write(
         mask = options.pixel_mask
     elif mask is None:
         mask = done.mask(facts)
-    write_layout(done, facts, name, mask=mask, kind=options.layout, mapping=options.mapping)
+    write_layout(done, facts, name, mask=mask, kind=options.layout, extras=options.extras)
     write_provenance(done, facts, account, invalid)
     file.flush()
 

@@ -26,8 +26,7 @@ from pipeline.sinks.hdf5.finished import finishing
 from pipeline.sinks.hdf5.flavours import LayoutKind
 from pipeline.sinks.hdf5.growing import GrowingTable, Ranges, ranges_of
 from pipeline.sinks.hdf5.journal import Journal
-from pipeline.sinks.hdf5.layout import write_layout
-from pipeline.sinks.hdf5.mapping import MappedField
+from pipeline.sinks.hdf5.layout import Extra, write_layout
 from pipeline.sinks.hdf5.prepare import Check, Prepared, prepared
 from pipeline.sinks.hdf5.provenance import write_provenance
 from pipeline.sinks.hdf5.salvage import left_behind, note_places
@@ -74,8 +73,8 @@ class Hdf5Sink:
         the length of each block, by which a wrong one crashes readers) or ``full`` (decoded).
     layout:
         ``nxmx``; ``nxdata``: the same without what is NXmx' own; ``nxtomo``.
-    mapping:
-        Fields of the user's own, see :func:`.mapping.load_mapping`.
+    extras:
+        What else the file gets: :class:`.mapping.Mapped`, :class:`.joining.Joined`.
     share:
         The frames that this file holds, if others hold the rest: it is then ended by
         :meth:`finish_part`, and a master file refers to it.
@@ -90,7 +89,7 @@ class Hdf5Sink:
         pixel_mask: npt.NDArray[np.uint32] | None = None,
         check: Check = "framing",
         layout: LayoutKind = "nxmx",
-        mapping: Sequence[MappedField] = (),
+        extras: Sequence[Extra] = (),
         share: Share = WHOLE,
     ) -> None:
         if compression not in ("as-is", "bslz4", "none"):
@@ -105,7 +104,7 @@ class Hdf5Sink:
         self._mask = pixel_mask
         self._check: Check = check
         self._kind = layout
-        self._mapping = mapping
+        self._extras = extras
         self._info: StreamInfo | None = None
         self._target: Target | None = None
         self._frames: GrowingTable | None = None
@@ -283,7 +282,7 @@ class Hdf5Sink:
                     target.final.name,
                     mask=mask,
                     kind=self._kind,
-                    mapping=self._mapping,
+                    extras=self._extras,
                 )
                 write_provenance(done, facts, account, sorted(self.counts.invalid))
             journal.close()

@@ -108,7 +108,7 @@ def _start(
         settings=session.settings,
         stream=stream.name,
         directory=directory,
-        options=options,
+        options=replace(options, extras=()),  # for the master file alone
         partitions=partitions,
         stop=stop,
     )
