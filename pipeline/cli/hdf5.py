@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from pipeline.cli.groups import FailedError
 from pipeline.cli.output import json_option, print_json, progress_bar
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -25,19 +26,25 @@ def check(files: tuple[Path, ...], as_json: bool) -> None:
 
     Exit status 0: nothing is wrong; 1: something is, and it was said; 3: a file cannot be read.
     """
+    from pipeline.errors import SinkError
     from pipeline.sinks.hdf5.checking import check_file
 
-    findings = []
+    findings, unread = [], []
     for path in files:
-        with progress_bar(path.name) as progress:
-            findings += check_file(path, progress=progress)
+        try:
+            with progress_bar(path.name) as progress:
+                findings += check_file(path, progress=progress)
+        except SinkError as error:
+            unread.append(str(error))
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
         for finding in findings:
             click.echo(str(finding))
-        if not findings:
+        if not findings and not unread:
             click.echo("nothing is wrong")
+    if unread:
+        raise FailedError("; ".join(unread), exit_code=3)
     if findings:
         raise click.exceptions.Exit(1)
 
@@ -48,8 +55,9 @@ def check(files: tuple[Path, ...], as_json: bool) -> None:
 def repair(file: Path, as_json: bool) -> None:
     """Open again a file whose writer was killed; no frame is touched.
 
-    The sink does this by itself when it goes on with its file. It is refused while a sink writes
-    the file. What is printed as `before` are the 48 bytes that may have been changed.
+    The sink does this by itself when it goes on with its file. It is refused while a sink, or
+    another program of this machine, writes the file; one on another machine is not seen. What is
+    printed as `before` are the 48 bytes that may have been changed.
     """
     from pipeline.sinks.hdf5.repairing import repair_file
 

@@ -130,10 +130,11 @@ def hdf5(
     report_s: float | None,
     as_json: bool,
 ) -> None:
-    """Write a stream to one NXmx file, there under its name only when it is finished.
+    """Write a stream to an HDF5 file, there under its name only when it is finished.
 
     Every frame is written, late ones too, and the account is checked against the file before it
-    gets its name. A stream that is not complete still gives a file, which says so.
+    gets its name. A stream that is not complete still gives a file, which says so. Ended or killed
+    before, it goes on where it was when it is run again. Meanwhile the file can be read (SWMR).
     """
     from pipeline.session import connect
     from pipeline.sinks.hdf5.digests import write_digests

@@ -49,7 +49,11 @@ def publish(session: Any, beamtime: str, ready: threading.Event, done: threading
             out.abandon()
 
 
-@pytest.mark.parametrize("options", [[], ["--writers", "2"]], ids=["one file", "by partition"])
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--writers", "2"], ["--frames-per-file", "100"]],
+    ids=["one file", "by partition", "by number"],
+)
 def test_killed_at_any_moment_the_files_lack_and_double_nothing(
     home_env: Path, beamtime: str, tmp_path: Path, options: list[str]
 ) -> None:

@@ -83,8 +83,8 @@ NUMBERS = [n for n in range(3, 103) if n % 9 != 4 and not 40 <= n < 60]
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"by_partition": True}, {"frames_per_file": 30}, {"compression": "as-is"}],
-    ids=["one", "by partition", "by number", "as-is"],
+    [{}, {"by_partition": True}, {"frames_per_file": 4}, {"compression": "as-is"}],
+    ids=["one", "by partition", "more files than are open", "as-is"],
 )
 def test_every_frame_is_at_its_position_in_one_view(
     session: Session, beamtime: str, tmp_path: Path, options: dict[str, Any]

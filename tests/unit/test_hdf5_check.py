@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -106,6 +107,47 @@ def test_other_encodings_are_decoded_too(tmp_path: Path) -> None:
         assert check_file(path) == []
 
 
+def test_files_behind_links_are_checked_like_any_other(tmp_path: Path) -> None:
+    overwritten(good(tmp_path), 0, _lying_header)
+    os.mkfifo(tmp_path / "pipe.h5")
+    with h5py.File(tmp_path / "master.h5", "w") as file:
+        group = file.create_group("entry/data")
+        group["data_000001"] = h5py.ExternalLink("pilatus_scan_7.h5", "/entry/data/data")
+        group["data_000002"] = h5py.ExternalLink("pipe.h5", "/entry/data/data")
+        group["data_000003"] = h5py.SoftLink("/nowhere")
+    text = " ".join(map(str, check_file(tmp_path / "master.h5")))
+    assert "pilatus_scan_7.h5: /entry/data/data[0]" in text
+    assert "leads nowhere (pipe.h5)" in text
+    assert "entry/data/data_000003" in text
+
+
+def test_files_that_refer_to_themselves_come_to_an_end(tmp_path: Path) -> None:
+    for name, other in (("a.h5", "b.h5"), ("b.h5", "a.h5"), ("c.h5", ".")):
+        layout = h5py.VirtualLayout((2, 4), "u2")
+        layout[:] = h5py.VirtualSource(other, "entry/x", (2, 4))
+        with h5py.File(tmp_path / name, "w") as file:
+            file["entry/x"] = np.ones((2, 4), "u2")
+            file.create_group("entry/data").create_virtual_dataset("data", layout)
+        if name != "a.h5":
+            assert check_file(tmp_path / name) == []
+
+
+def test_a_file_without_images_is_none_of_a_detector(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "empty.h5", "w") as file:
+        file.create_group("entry/data")
+    (finding,) = check_file(tmp_path / "empty.h5")
+    assert finding.what == "holds no images"
+
+
+def test_a_file_that_another_program_writes_is_not_repaired(tmp_path: Path) -> None:
+    path = tmp_path / "live.h5"
+    with h5py.File(path, "w", libver=("v110", "v110"), locking=False) as file:
+        file.swmr_mode = True
+        with pytest.raises(SinkError, match="open for writing in process"):
+            repair_file(path)
+        assert [entry.name for entry in tmp_path.iterdir()] == ["live.h5"]
+
+
 def test_rubbish_is_no_crash(tmp_path: Path) -> None:
     path = good(tmp_path)
     content = bytearray(path.read_bytes())
@@ -127,6 +169,9 @@ def test_the_command_tells_by_its_status(tmp_path: Path) -> None:
     done = CliRunner().invoke(command, ["check", "--json", str(path)])
     assert done.exit_code == 1
     assert json.loads(done.output)[0]["file"] == path.name
+    done = CliRunner().invoke(command, ["check", str(path), str(tmp_path / "none.h5")])
+    assert done.exit_code == 3
+    assert "decoded" in done.output
 
 
 def test_a_file_whose_writer_died_opens_again_unless_it_is_being_written(tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ _DETECTOR = "entry/instrument/detector"
 _NEWEST_SUPERBLOCK = 3
 #: How many damaged chunks are named, and chunks between two signs of life.
 _MOST_NAMED = 20
+#: A file that cannot be read so long hangs.
+_SILENCE_S = 60.0
 _STEP = 16
 
 
@@ -61,6 +63,9 @@ def check_file(path: Path, *, progress: Progress = lambda _done, _total: None) -
     findings: list[Finding] = []
     try:
         while True:
+            if not ours.poll(_SILENCE_S):
+                what = f"nothing was heard of it for {_SILENCE_S:g} s while it was read"
+                return [*findings, Finding(path.name, "/", what, "is its disk there?")]
             kind, value = ours.recv()
             if kind == "progress":
                 progress(*value)
@@ -89,29 +94,60 @@ def _examine(path: Path, connection: Connection) -> None:
     connection.send(("done", None))
 
 
-def findings_of(path: Path, progress: Progress) -> Iterator[Finding]:
-    """Yield what is wrong with a file; :func:`check_file` does this where a crash does no harm."""
+def findings_of(path: Path, progress: Progress, seen: set[Path] | None = None) -> Iterator[Finding]:
+    """Yield what is wrong with a file and those it refers to, each once (``seen``).
+
+    :func:`check_file` does this where a crash does no harm.
+    """
+    seen = set() if seen is None else seen
+    if path.resolve() in seen:
+        return
+    seen.add(path.resolve())
     with path.open("rb") as raw:
-        version = raw.read(9)[8]
-    if version > _NEWEST_SUPERBLOCK:
-        what = f"superblock version {version}: HDF5 1.10 cannot open it"
+        head = raw.read(9)
+    if head[:8] != b"\x89HDF\r\n\x1a\n":
+        yield Finding(path.name, "/", "is no HDF5 file", "take it from the stream again")
+        return
+    if head[8] > _NEWEST_SUPERBLOCK:
+        what = f"superblock version {head[8]}: HDF5 1.10 cannot open it"
         yield Finding(path.name, "/", what, "write it with libver v110")
     with h5py.File(path, locking=False) as file:
-        names = file.get(_DATA)
-        if not isinstance(names, h5py.Group):
+        group = file.get(_DATA)
+        if not isinstance(group, h5py.Group):
             yield Finding(path.name, _DATA, "is not there", "is it a file of a detector?")
             return
         yield from _classes(path, file)
         yield from _account(path, file)
-        data = file[_DATA].get("data")
-        linked = [name for name in names if name.startswith("data_")]
-        if linked and "data" in names:
-            what = "data and data_NNNNNN side by side: some readers take the frames twice"
+        names = [name for name in group if name.startswith("data")]
+        if not names and f"{_DETECTOR}/frame_valid" not in file:
+            yield Finding(path.name, _DATA, "holds no images", "is it a file of a detector?")
+        if "data" in names and len(names) > 1:
+            what = f"{names[1]} beside data: some readers take the frames twice"
             yield Finding(path.name, _DATA, what, "remove one kind")
-        for name in linked:
-            yield from _link(path, file, name, progress)
-        if isinstance(data, h5py.Dataset):
-            yield from _images(path, data, progress)
+        for name in names:
+            yield from _named(path, file, name, progress, seen)
+
+
+def _named(
+    path: Path, file: Any, name: str, progress: Progress, seen: set[Path]
+) -> Iterator[Finding]:
+    """Look at one dataset of images, or at the file that a link leads to."""
+    where = f"{_DATA}/{name}"
+    link = file[_DATA].get(name, getlink=True)
+    if isinstance(link, h5py.ExternalLink):
+        part = path.parent / link.filename
+        if not part.is_file():
+            what = f"the link leads nowhere ({link.filename})"
+            yield Finding(path.name, where, what, "put that file beside this one")
+            return
+        yield from findings_of(part, progress, seen)
+    try:
+        data = file[where]
+    except (KeyError, OSError):
+        yield Finding(path.name, where, "the link leads nowhere", "take it from the stream again")
+        return
+    if not isinstance(link, h5py.ExternalLink) and isinstance(data, h5py.Dataset):
+        yield from _images(path, data, progress, seen)
 
 
 def _classes(path: Path, file: Any) -> Iterator[Finding]:
@@ -149,21 +185,9 @@ def _account(path: Path, file: Any) -> Iterator[Finding]:
         yield Finding(path.name, data.name, what, "take it from the stream again")
 
 
-def _link(path: Path, file: Any, name: str, progress: Progress) -> Iterator[Finding]:
-    link = file[_DATA].get(name, getlink=True)
-    try:
-        data = file[_DATA][name]
-    except KeyError:
-        target = getattr(link, "filename", "?")
-        what = f"the link leads nowhere ({target})"
-        yield Finding(path.name, f"{_DATA}/{name}", what, "put that file beside this one")
-        return
-    yield from _images(path, data, progress)
-
-
-def _images(path: Path, data: Any, progress: Progress) -> Iterator[Finding]:
+def _images(path: Path, data: Any, progress: Progress, seen: set[Path]) -> Iterator[Finding]:
     if data.is_virtual:
-        yield from _sources(path, data, progress)
+        yield from _sources(path, data, progress, seen)
         return
     yield from _form(path, data)
     if data.chunks is not None:
@@ -191,25 +215,26 @@ def _form(path: Path, data: Any) -> Iterator[Finding]:
         yield found(f"{data.shape[0] - there} of {data.shape[0]} chunks are not there")
 
 
-def _sources(path: Path, data: Any, progress: Progress) -> Iterator[Finding]:
+def _sources(path: Path, data: Any, progress: Progress, seen: set[Path]) -> Iterator[Finding]:
     """Look at every file behind a virtual dataset, and whether it is as long as it must be."""
-    seen: set[str] = set()
     for source in data.virtual_sources():
-        where = f"{data.name} from {source.file_name}"
-        part = path if source.file_name == "." else path.parent / source.file_name
+        if source.file_name == ".":  # in this file
+            continue
+        where, part = f"{data.name} from {source.file_name}", path.parent / source.file_name
         if not part.is_file():
             what = "the file is not there: its frames read as missing"
             yield Finding(path.name, where, what, "put it beside this one")
             continue
-        with h5py.File(part, locking=False) as file:
-            shape = file[source.dset_name].shape if source.dset_name in file else (0,)
+        yield from findings_of(part, progress, seen)
+        try:
+            with h5py.File(part, locking=False) as file:
+                shape = file[source.dset_name].shape
+        except (KeyError, OSError):
+            shape = (0,)
         length, needed = shape[0], _needed(source, shape)
         if length < needed:
             what = f"has {length} frames, {needed} are needed: reading fails"
             yield Finding(path.name, where, what, "take it from the stream again")
-        if source.file_name not in seen:
-            seen.add(source.file_name)
-            yield from findings_of(part, progress)
 
 
 def _needed(source: Any, shape: tuple[int, ...]) -> int:

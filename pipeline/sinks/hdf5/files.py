@@ -140,6 +140,8 @@ class Files:
         #: Of sinks that have been suspended.
         self._counts: dict[Share, SinkCounts] = {}
         self._marker: list[int] = list(info.start.offsets)
+        #: Where the log has been written up to, ahead of the checkpoints; who reads it says so.
+        self.reached: list[int] = self._marker
 
     @property
     def is_plain(self) -> bool:
@@ -260,7 +262,8 @@ class Files:
     def _suspend_one(self) -> None:
         share, sink = next(iter(self._sinks.items()))
         del self._sinks[share]
-        sink.checkpoint()
+        # rows beyond what is said to be there would not count when it is opened again
+        sink.checkpoint(self.reached)
         sink.suspend()
         self._counts[share] = sink.counts
 
@@ -309,6 +312,15 @@ class Files:
         """The sinks that are open now, by what they hold."""
         return self._sinks
 
+    def every(self, span: tuple[int, int]) -> Iterator[tuple[Share, Hdf5Sink]]:
+        """Yield all sinks whose files are not complete yet, one after the other."""
+        for share in shares_of(self.info, self.options, span):
+            if share.partitions > 1 and share.partition not in self.partitions:
+                continue
+            self._open(share)
+            if share in self._sinks:
+                yield share, self._sinks[share]
+
     def checkpoint(self, marker: Sequence[int], *, every_s: float = 0.0) -> None:
         """Bring everything to all files, and how far the log is in them."""
         for sink in self._sinks.values():
@@ -319,16 +331,12 @@ class Files:
         self, account: Mapping[str, Any], span: tuple[int, int], example: FrameLike
     ) -> None:
         """Complete the files that hold a share; ``example`` tells what any frame is like."""
-        for share in shares_of(self.info, self.options, span):
-            if share.partitions > 1 and share.partition not in self.partitions:
-                continue
-            self._open(share)
-            sink = self._sinks.pop(share, None)
-            if sink is not None:
-                sink.expect(example)
-                sink.finish_part(account, span)
-                self._counts[share] = sink.counts
-                self._complete.add(share)
+        for share, sink in self.every(span):
+            sink.expect(example)
+            sink.finish_part(account, span)
+            del self._sinks[share]
+            self._counts[share] = sink.counts
+            self._complete.add(share)
 
     def suspend(self) -> None:
         """Close all, and leave what is not finished to the next one; may be called twice."""

@@ -167,6 +167,7 @@ class Records:
         self._ends = stream.log.info(refresh=True).end_offsets
         low = stream.log.bounds()[0]
         self._marker = [max(a, b) for a, b in zip(files.marker, low, strict=True)]
+        files.reached = self._marker
         self._cursor = stream.log.cursor(self._marker)
         others = set(range(len(self._marker))).difference(files.partitions)
         if others:
@@ -197,7 +198,7 @@ class Records:
                 self._put(self._frames.popleft())
                 on_progress(self._files.written)
             elif not self._segments:
-                self._marker = self._cursor.positions()
+                self._marker = self._files.reached = self._cursor.positions()
                 if self._at_end():
                     break
             self._checkpoint(_CHECKPOINT_S)
@@ -270,9 +271,11 @@ def settle(stream: Stream, files: Files, stop: Event) -> bool:
     """
     table = stream.table()
     rows = table.merged().rows
+    if not len(rows):
+        return not stop.is_set()
     numbers, modules = table.numbers[rows], table.modules[rows]
     partitions, offsets = (column[rows] for column in table.sources())
-    for share, sink in list(files.open_sinks.items()):
+    for share, sink in files.every((int(numbers[0]), int(numbers[-1]))):
         mine = share.holds(numbers, modules)
         right = sink.holds(numbers[mine], partitions[mine], offsets[mine])
         for row in rows[mine][~right].tolist():

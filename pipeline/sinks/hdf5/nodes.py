@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
+from pipeline.nexus.tree import as_attribute
 
 
 def group(parent: Any, name: str, nx_class: str) -> Any:
@@ -15,17 +15,9 @@ def group(parent: Any, name: str, nx_class: str) -> Any:
 
 
 def attribute(node: Any, **values: Any) -> None:
-    """Set attributes; text as fixed-length ASCII.
-
-    The Durin plugin cannot convert variable-length UTF-8.
-    """
+    """Set attributes; text as fixed-length ASCII."""
     for name, value in values.items():
-        if isinstance(value, str):
-            node.attrs[name] = _fixed(value)
-        elif isinstance(value, list | tuple) and value and isinstance(value[0], str):
-            node.attrs[name] = np.array([_fixed(item) for item in value])
-        else:
-            node.attrs[name] = value
+        node.attrs[name] = as_attribute(value)
 
 
 def field(parent: Any, name: str, value: Any, **attributes: Any) -> Any:
@@ -38,7 +30,3 @@ def field(parent: Any, name: str, value: Any, **attributes: Any) -> Any:
     dataset = parent.create_dataset(name, data=value)
     attribute(dataset, **attributes)
     return dataset
-
-
-def _fixed(text: str) -> np.bytes_:
-    return np.bytes_(text.encode("ascii", "backslashreplace"))

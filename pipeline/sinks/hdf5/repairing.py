@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import h5py
 from pipeline.errors import SinkError
 from pipeline.sinks.hdf5.salvage import extend
 from pipeline.sinks.hdf5.superblock import repair_superblock
-from pipeline.sinks.hdf5.target import sink_errors
+from pipeline.sinks.hdf5.target import Target, sink_errors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +52,27 @@ def _alone(path: Path) -> Iterator[None]:
     """Hold the lock that a sink writing this file would hold."""
     name = path.name
     final = name[1:-5] if name.startswith(".") and name.endswith(".part") else name
-    lock = os.open(path.with_name(f".{final}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    target = Target(path.parent, final, overwrite=True)
+    target.acquire()
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        holder = _writer_of(path)
+        if holder is not None:
+            raise SinkError(f"{path} is open for writing in process {holder}: end that first")
         yield
-        path.with_name(f".{final}.lock").unlink(missing_ok=True)
-    except BlockingIOError:
-        raise SinkError(f"{path} is being written by a sink: let it finish, or end it") from None
     finally:
-        os.close(lock)
+        target.leave()
+
+
+def _writer_of(path: Path) -> int | None:
+    """Return a process of this machine that has the file open for writing, as far as it shows."""
+    wanted = path.stat()
+    for entry in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            found = entry.stat()
+            if (found.st_dev, found.st_ino) != (wanted.st_dev, wanted.st_ino):
+                continue
+            facts = (entry.parent.parent / "fdinfo" / entry.name).read_text()
+            flags = int(facts.split("flags:")[1].split()[0], 8)
+            if flags & os.O_ACCMODE:
+                return int(entry.parent.parent.name)
+    return None
