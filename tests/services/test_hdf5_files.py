@@ -54,7 +54,7 @@ def write(
             Options(**options),
             follow=False,
             stop=stop or threading.Event(),
-            on_progress=lambda done: stop.set() if stop is not None and done >= 20 else None,
+            on_progress=lambda done: stop.set() if stop is not None and done >= 60 else None,
         )
 
 
@@ -143,8 +143,8 @@ def test_the_generic_layout_has_a_time_axis_and_no_definition(
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"by_partition": True}, {"frames_per_file": 10}],
-    ids=["one", "by partition", "by number"],
+    [{}, {"by_partition": True}, {"frames_per_file": 3}],
+    ids=["one", "by partition", "more files than are open"],
 )
 def test_what_was_stopped_goes_on_and_gives_the_same(
     session: Session, beamtime: str, tmp_path: Path, options: dict[str, Any]

@@ -137,6 +137,8 @@ class Files:
         self._suspended: set[Share] = set()
         self._complete: set[Share] = set()
         self._known: dict[tuple[int, int], Share] = {}
+        #: The markers of files that earlier writers have left, as they were found.
+        self._found: dict[Share, list[int]] = {}
         #: Of sinks that have been suspended.
         self._counts: dict[Share, SinkCounts] = {}
         self._marker: list[int] = list(info.start.offsets)
@@ -181,13 +183,16 @@ class Files:
         """
         marker = list(self.info.start.offsets)
         ends = self.info.end_offsets
+        by_partition = self.options.by_partition and len(marker) > 1
         for partition in self.partitions:
-            sinks = [s for k, s in self._sinks.items() if k.partitions == 1]
-            if self.options.by_partition and len(marker) > 1:
-                sinks = [s for k, s in self._sinks.items() if k.partition == partition]
-                if not sinks and ends is not None:  # all of them are complete
-                    marker[partition] = ends[partition]
-            old = [sink.marker[partition] for sink in sinks if not sink.is_new]
+            mine = [k for k in self._sinks if not by_partition or k.partition == partition]
+            if by_partition and not mine and ends is not None:  # all of them are complete
+                marker[partition] = ends[partition]
+            old = [
+                found[partition]
+                for k, found in self._found.items()
+                if not by_partition or k.partition == partition
+            ]
             marker[partition] = min(old, default=marker[partition])
         return marker
 
@@ -254,6 +259,8 @@ class Files:
         sink.open(self.info)
         if sink.is_new:  # one of many, in the midst of the stream
             sink.begin_at(self._marker)
+        else:
+            self._found.setdefault(share, sink.marker)
         self._sinks[share] = sink
         if (before := self._counts.pop(share, None)) is not None:
             sink.counts.duplicate += before.duplicate
@@ -263,7 +270,7 @@ class Files:
         share, sink = next(iter(self._sinks.items()))
         del self._sinks[share]
         # rows beyond what is said to be there would not count when it is opened again
-        sink.checkpoint(self.reached)
+        sink.checkpoint(np.maximum(sink.marker, self.reached).tolist())
         sink.suspend()
         self._counts[share] = sink.counts
 
