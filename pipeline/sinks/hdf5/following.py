@@ -18,16 +18,18 @@ from typing import Any, Self
 import numpy as np
 
 from pipeline.errors import PipelineError, SinkError, StreamOpenError
+from pipeline.frame import nbytes_of
 from pipeline.reading.fetch import Block, Window
 from pipeline.reading.frame import Frame
 from pipeline.reading.ranges import Ranges
 from pipeline.reading.table import FrameTable
 from pipeline.records import Located, Segment
 from pipeline.sinks.hdf5.counts import SinkCounts
-from pipeline.sinks.hdf5.files import Files, Options, part_paths
+from pipeline.sinks.hdf5.files import Files, Options, master_path, part_paths
 from pipeline.sinks.hdf5.master import write_master
 from pipeline.sinks.hdf5.prepare import Prepared
-from pipeline.sinks.hdf5.sink import WHOLE, Hdf5Sink
+from pipeline.sinks.hdf5.share import Share
+from pipeline.sinks.hdf5.sink import WHOLE, Hdf5Sink, stem
 from pipeline.stream import Stream
 
 #: How often a stop is looked for while nothing comes, and the catalogue asked for the end.
@@ -91,9 +93,7 @@ def write_stream(
             finish_parts(stream, files, account)
             return finish_master(stream, directory, options, counts, account)
         path = files.open_sinks[WHOLE].finish(account)
-    return SinkReport(
-        path=path, parts=[], written=counts.written, invalid=dict(counts.invalid), account=account
-    )
+    return _report(path, [], counts, account)
 
 
 def finish_master(
@@ -103,14 +103,28 @@ def finish_master(
     counts: SinkCounts,
     account: dict[str, Any],
 ) -> SinkReport:
-    """Write the master file of a stream whose parts are all there."""
-    info, span = stream.info, span_of(stream, account)
+    """Write the master file of a stream whose parts are all there; without frames a plain one."""
+    info = stream.info
+    if not len(stream.table()):
+        name = master_path(directory, info, options).stem
+        share = Share(suffix=name.removeprefix(stem(info.start)))
+        with Hdf5Sink(
+            directory, overwrite=options.overwrite, layout=options.layout, share=share
+        ) as sink:
+            sink.open(info)
+            return _report(sink.finish(account), [], counts, account)
+    span = span_of(stream, account)
     path = write_master(
         directory, info, options, account, span=span, invalid=sorted(counts.invalid)
     )
+    parts = [str(part) for part in part_paths(directory, info, options, span)]
+    return _report(path, parts, counts, account)
+
+
+def _report(path: str, parts: list[str], counts: SinkCounts, account: dict[str, Any]) -> SinkReport:
     return SinkReport(
         path=path,
-        parts=[str(part) for part in part_paths(directory, info, options, span)],
+        parts=parts,
         written=counts.written,
         invalid=dict(counts.invalid),
         account=account,
@@ -149,7 +163,6 @@ class _Waiting:
     """A frame on its way: ``ready`` None if it is there already; ``last`` of its record."""
 
     number: int
-    sink: Hdf5Sink | None
     ready: Future[Prepared] | None
     located: Located
     block: Block
@@ -175,6 +188,8 @@ class Records:
         self._window = Window(stream.fetcher.prefetch_nbytes)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="lichtstrom-sink")
         self._segments: deque[tuple[Located, Block]] = deque()
+        #: Rows of the first of them that have been begun.
+        self._row = 0
         self._frames: deque[_Waiting] = deque()
         self._nbytes = 0
         self._taken = 0
@@ -195,8 +210,10 @@ class Records:
                 self._take_in(self._cursor.poll(_LOOK_S if idle else 0))
             self._prepare()
             if self._frames:
-                self._put(self._frames.popleft())
-                on_progress(self._files.written)
+                waiting = self._frames.popleft()
+                self._put(waiting)
+                if waiting.last:
+                    on_progress(self._files.counts.written)
             elif not self._segments:
                 self._marker = self._files.reached = self._cursor.positions()
                 if self._at_end():
@@ -224,19 +241,22 @@ class Records:
 
     def _prepare(self) -> None:
         """Have the next frames fetched and checked in the background, within bounds."""
+        # by the frame: a record of 8 MB may hold gigabytes of blank pixels
         while self._segments and (not self._frames or self._nbytes < _AHEAD_NBYTES):
-            located, block = self._segments.popleft()
+            located, block = self._segments[0]
             segment = block.segment
-            numbers = segment.numbers.tolist()
-            nbytes = int(np.prod(segment.shape, dtype=np.int64)) * np.dtype(segment.dtype).itemsize
-            for row, number in enumerate(numbers):
-                sink = self._files.sink(segment.module, number)
-                ready = None
-                if sink is not None and not sink.is_written(number):
-                    ready = self._begin(sink, Frame(number, block, row))
-                last = row == len(numbers) - 1
-                self._frames.append(_Waiting(number, sink, ready, located, block, nbytes, last))
-                self._nbytes += nbytes
+            row, number = self._row, int(segment.numbers[self._row])
+            nbytes = nbytes_of(segment.shape, segment.dtype)
+            sink = self._files.sink(segment.module, number)
+            ready = None
+            if sink is not None and not sink.is_written(number):
+                ready = self._begin(sink, Frame(number, block, row))
+            last = row == len(segment) - 1
+            self._frames.append(_Waiting(number, ready, located, block, nbytes, last))
+            self._nbytes += nbytes
+            self._row = 0 if last else row + 1
+            if last:
+                self._segments.popleft()
 
     def _begin(self, sink: Hdf5Sink, frame: Frame) -> Future[Prepared]:
         sink.expect(frame)  # here, so that it is the first in the log that decides
@@ -333,17 +353,16 @@ def check_counts(stream: Stream, counts: SinkCounts, account: dict[str, Any]) ->
     Numbers that could not be written become ``corrupt`` in ``account``.  Raises SinkError.
     """
     there = len(stream.table().merged().rows)
-    bad = set(counts.invalid)
-    if counts.written + len(bad) != there:
+    if counts.written + counts.refused != there:
         raise SinkError(
-            f"{stream.name}: {counts.written} frames are in the file and {len(bad)} cannot be"
-            f" written, but the stream has {there}; the file was not finished, run it again"
+            f"{stream.name}: {counts.written} frames are in the file and {counts.refused} cannot"
+            f" be written, but the stream has {there}; the file was not finished, run it again"
         )
-    if not bad:
+    if not counts.invalid:
         return
     # Nobody had read these payloads before: what the sink could not read is damaged.
     damaged = Ranges()
-    for number in sorted(bad):
+    for number in sorted(counts.invalid):
         if not any(first <= number <= last for first, last in account["incomplete"]):
             damaged.add(number, number)
     account["corrupt"] = damaged.lists()
