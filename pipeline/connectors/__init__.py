@@ -1,0 +1,1 @@
+"""Kafka Connect: what our connectors leave to Python."""
