@@ -1,0 +1,1 @@
+"""Kafka Connect: talking to its workers, and what runs inside their connectors."""
