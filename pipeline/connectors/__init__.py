@@ -1,1 +1,1 @@
-"""Kafka Connect: what our connectors leave to Python."""
+"""Kafka Connect: its REST interface, and what our connectors leave to Python."""
