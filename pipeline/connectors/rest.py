@@ -23,9 +23,9 @@ from pipeline.errors import (
     PluginError,
 )
 
-#: The plugin that writes HDF5 files, and any other, as a worker lists it.
-SINK = "sink"
 _POLL_S = 0.2
+# A task gets 5 s to end (task.shutdown.graceful.timeout.ms), and its consumer leaves then.
+_STOP_S = 15.0
 # What a worker says (409) of a name that is taken; all other 409 are rebalances that pass.
 _TAKEN = "already exists"
 #: Task states that do not pass by themselves.
@@ -88,9 +88,9 @@ class ConnectRest:
         self._timeout_s = timeout_s
         self._pool = urllib3.PoolManager(maxsize=2, retries=False)
 
-    def version(self) -> str:
-        """Return the worker's version of Kafka; raises ConnectUnavailableError."""
-        return str(self._call("GET", "/")["version"])
+    def cluster_id(self) -> str:
+        """Return the id of the Kafka cluster that the workers read from and write to."""
+        return str(self._call("GET", "/")["kafka_cluster_id"])
 
     def plugins(self) -> dict[str, str]:
         """Return the classes of the connectors that a worker can run, with sink or source."""
@@ -151,17 +151,17 @@ class ConnectRest:
         path = f"/connectors/{quote(name, safe='')}/config"
         return {str(k): str(v) for k, v in self._of(name, "GET", path).items()}
 
-    def remove(self, name: str) -> None:
-        """Remove a connector, and a sink's place in its topics: the same name begins anew.
+    def remove(self, name: str) -> bool:
+        """Remove a connector, and its place in its topics, so that the same name begins anew.
 
-        Raises ConnectorNotFoundError if there is none.
+        Returns whether the place could be removed, too: a plugin that is gone, or tasks that do
+        not end, are no reason to keep a connector.  Raises ConnectorNotFoundError.
         """
         path = f"/connectors/{quote(name, safe='')}"
-        sink = self._of(name, "GET", path).get("type") == SINK
-        if sink:
-            self._of(name, "PUT", f"{path}/stop")
-            self._forget_offsets(name, f"{path}/offsets")
+        self._of(name, "PUT", f"{path}/stop")
+        forgotten = self._forget_offsets(f"{path}/offsets")
         self._of(name, "DELETE", path)
+        return forgotten
 
     def close(self) -> None:
         """Close the connections. May be called twice."""
@@ -175,18 +175,13 @@ class ConnectRest:
 
     # -- requests ---------------------------------------------------------------------------
 
-    def _forget_offsets(self, name: str, path: str) -> None:
-        """Delete the offsets as soon as the tasks have left the group (400 until then)."""
-        deadline = time.monotonic() + self._timeout_s
+    def _forget_offsets(self, path: str) -> bool:
+        """Delete the offsets as soon as the tasks have left the group (400 or 500 until then)."""
+        deadline = time.monotonic() + min(_STOP_S, self._timeout_s)
         while True:
-            status, answer = self._request("DELETE", path)
-            if status == 404:
-                raise ConnectorNotFoundError(name, url=self.url)
-            if status not in (400, 500):
-                self._check(status, answer)
-                return
-            if time.monotonic() > deadline:
-                self._check(status, answer)
+            status, _ = self._request("DELETE", path)
+            if status < 300 or time.monotonic() > deadline:
+                return status < 300
             time.sleep(_POLL_S)
 
     def _of(self, name: str, method: str, path: str) -> Any:
