@@ -449,3 +449,17 @@ class ConnectorConfigError(ConnectError, ValueError):
         self.fields = {name: tuple(words) for name, words in fields.items()}
         said = "; ".join(f"{name}: {' '.join(words)}" for name, words in self.fields.items())
         super().__init__(f"the settings of connector {connector} are refused: {said}")
+
+
+class ConnectTimeoutError(ConnectError, TimeoutError):
+    """A connector's file did not come in time; the connector goes on."""
+
+    retriable = True
+
+    def __init__(self, connector: str, *, path: object, timeout_s: float) -> None:
+        self.connector = connector
+        self.path = str(path)
+        super().__init__(
+            f"no {path} after {timeout_s:g} s; connector {connector} goes on: has the stream"
+            " ended, and do its workers write to this very file system?"
+        )

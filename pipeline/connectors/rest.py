@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn, Self
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import urllib3
 
@@ -20,14 +21,16 @@ from pipeline.errors import (
     ConnectorExistsError,
     ConnectorNotFoundError,
     ConnectUnavailableError,
+    InvalidArgumentError,
     PluginError,
 )
 
-#: The plugin that writes HDF5 files, and any other, as a worker lists it.
-SINK = "sink"
 _POLL_S = 0.2
+# A task gets 5 s to end (task.shutdown.graceful.timeout.ms), and its consumer leaves then.
+_STOP_S = 15.0
 # What a worker says (409) of a name that is taken; all other 409 are rebalances that pass.
 _TAKEN = "already exists"
+_STRANGER = "what answers there is not Kafka Connect"
 #: Task states that do not pass by themselves.
 FAILED = "FAILED"
 
@@ -78,23 +81,38 @@ class ConnectRest:
     Parameters
     ----------
     url:
-        Of the REST interface, for example ``http://127.0.0.1:8083``.
+        Of the REST interface, for example ``http://127.0.0.1:8083``, or with
+        ``https://user:password@`` where the cluster asks for these (HTTP basic authentication).
     timeout_s:
         Limit of each call, waiting out rebalances included.
+
+    Raises
+    ------
+    InvalidArgumentError
+        For what is no such URL.
     """
 
     def __init__(self, url: str, *, timeout_s: float = 30.0) -> None:
-        self.url = url.rstrip("/")
+        parsed = _parsed(url)
+        #: Without a password: it is quoted in messages.
+        self.url = parsed._replace(auth=None).url.rstrip("/")
+        self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if parsed.auth:
+            self._headers |= urllib3.make_headers(basic_auth=unquote(parsed.auth))
         self._timeout_s = timeout_s
         self._pool = urllib3.PoolManager(maxsize=2, retries=False)
 
-    def version(self) -> str:
-        """Return the worker's version of Kafka; raises ConnectUnavailableError."""
-        return str(self._call("GET", "/")["version"])
+    def cluster_id(self) -> str:
+        """Return the id of the Kafka cluster that the workers read from and write to."""
+        answer = self._call("GET", "/")
+        with self._understood():
+            return str(answer["kafka_cluster_id"])
 
     def plugins(self) -> dict[str, str]:
         """Return the classes of the connectors that a worker can run, with sink or source."""
-        return {p["class"]: p["type"] for p in self._call("GET", "/connector-plugins")}
+        answer = self._call("GET", "/connector-plugins")
+        with self._understood():
+            return {plugin["class"]: plugin["type"] for plugin in answer}
 
     def require_plugin(self, class_name: str) -> None:
         """Raise PluginError unless the worker has a connector of this class."""
@@ -112,8 +130,9 @@ class ConnectRest:
         answer = self._call(
             "PUT", f"/connector-plugins/{plugin}/config/validate", body=dict(config)
         )
-        values = (entry["value"] for entry in answer["configs"])
-        return {v["name"]: tuple(v["errors"]) for v in values if v["errors"]}
+        with self._understood():
+            values = [entry["value"] for entry in answer["configs"]]
+            return {v["name"]: tuple(v["errors"]) for v in values if v["errors"]}
 
     def create(self, name: str, config: Mapping[str, str]) -> None:
         """Create a connector; it and its tasks start some moments later.
@@ -139,29 +158,35 @@ class ConnectRest:
         if status == 404:
             return None
         self._check(status, answer)
-        return _status(answer)
+        with self._understood():
+            return _status(answer)
 
     def statuses(self) -> list[ConnectorStatus]:
         """Return the state of all connectors by name; one that has none yet is UNASSIGNED."""
         found = self._call("GET", "/connectors?expand=status")
-        return [_status({"name": name, **found[name].get("status", {})}) for name in sorted(found)]
+        with self._understood():
+            return [
+                _status({"name": name, **found[name].get("status", {})}) for name in sorted(found)
+            ]
 
     def config(self, name: str) -> dict[str, str]:
         """Return the settings of a connector; raises ConnectorNotFoundError."""
         path = f"/connectors/{quote(name, safe='')}/config"
-        return {str(k): str(v) for k, v in self._of(name, "GET", path).items()}
+        answer = self._of(name, "GET", path)
+        with self._understood():
+            return {str(key): str(value) for key, value in answer.items()}
 
-    def remove(self, name: str) -> None:
-        """Remove a connector, and a sink's place in its topics: the same name begins anew.
+    def remove(self, name: str) -> bool:
+        """Remove a connector, and its place in its topics, so that the same name begins anew.
 
-        Raises ConnectorNotFoundError if there is none.
+        Returns whether the place could be removed, too: a plugin that is gone, or tasks that do
+        not end, are no reason to keep a connector.  Raises ConnectorNotFoundError.
         """
         path = f"/connectors/{quote(name, safe='')}"
-        sink = self._of(name, "GET", path).get("type") == SINK
-        if sink:
-            self._of(name, "PUT", f"{path}/stop")
-            self._forget_offsets(name, f"{path}/offsets")
+        self._of(name, "PUT", f"{path}/stop")
+        forgotten = self._forget_offsets(f"{path}/offsets")
         self._of(name, "DELETE", path)
+        return forgotten
 
     def close(self) -> None:
         """Close the connections. May be called twice."""
@@ -175,18 +200,13 @@ class ConnectRest:
 
     # -- requests ---------------------------------------------------------------------------
 
-    def _forget_offsets(self, name: str, path: str) -> None:
-        """Delete the offsets as soon as the tasks have left the group (400 until then)."""
-        deadline = time.monotonic() + self._timeout_s
+    def _forget_offsets(self, path: str) -> bool:
+        """Delete the offsets as soon as the tasks have left the group (400 or 500 until then)."""
+        deadline = time.monotonic() + min(_STOP_S, self._timeout_s)
         while True:
-            status, answer = self._request("DELETE", path)
-            if status == 404:
-                raise ConnectorNotFoundError(name, url=self.url)
-            if status not in (400, 500):
-                self._check(status, answer)
-                return
-            if time.monotonic() > deadline:
-                self._check(status, answer)
+            status, _ = self._request("DELETE", path)
+            if status < 300 or time.monotonic() > deadline:
+                return status < 300
             time.sleep(_POLL_S)
 
     def _of(self, name: str, method: str, path: str) -> Any:
@@ -223,18 +243,25 @@ class ConnectRest:
                 method,
                 self.url + path,
                 body=None if body is None else json.dumps(body).encode(),
-                headers={"Content-Type": "application/json", "Accept": "application/json"},
+                headers=self._headers,
                 timeout=urllib3.Timeout(max(0.1, limit_s)),
                 redirect=False,
             )
-        except (urllib3.exceptions.HTTPError, ValueError) as error:
+        except urllib3.exceptions.HTTPError as error:
             self._give_up(_reason(error), error)
         try:
             return answer.status, json.loads(answer.data) if answer.data else None
         except ValueError as error:
             if answer.status < 300:
-                self._give_up("what answers there is not Kafka Connect", error)
+                self._give_up(_STRANGER, error)
             return answer.status, answer.data.decode(errors="replace")
+
+    @contextmanager
+    def _understood(self) -> Iterator[None]:
+        try:
+            yield
+        except (KeyError, TypeError, AttributeError) as error:
+            self._give_up(_STRANGER, error)
 
     def _give_up(self, problem: str, cause: Exception | None = None) -> NoReturn:
         raise ConnectUnavailableError(self.url, problem) from cause
@@ -245,6 +272,17 @@ def first_lines(trace: str, count: int = 3) -> str:
     lines = [line.strip() for line in trace.splitlines()]
     said = [line for line in lines if line and not line.startswith(("at ", "... "))]
     return " | ".join(said[:count])
+
+
+def _parsed(url: str) -> urllib3.util.Url:
+    try:
+        parsed = urllib3.util.parse_url(url)
+    except urllib3.exceptions.LocationParseError:
+        parsed = urllib3.util.Url()
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        # Not the text itself, which may hold a password.
+        raise InvalidArgumentError("url", "must be written http://host:port")
+    return parsed
 
 
 def _status(answer: Mapping[str, Any]) -> ConnectorStatus:
