@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from confluent_kafka import TopicPartition
 from test_hdf5_command_kills import check_whole, image, publish
+from test_hdf5_files import unchecked, write_damaged_at_5
 
 from pipeline.connectors.rest import ConnectorStatus, ConnectRest
 from pipeline.kafka.client import make_consumer
@@ -180,6 +182,26 @@ def test_poison_goes_to_the_dead_letters_and_the_rest_to_the_file(
         dict(letter.headers())["__connect.errors.exception.message"].decode() for letter in letters
     ]
     assert "none of lichtstrom's" in reasons[0]
+
+
+@pytest.mark.usefixtures(unchecked.__name__)
+def test_a_frame_that_cannot_be_read_is_missing_and_its_record_a_dead_letter(
+    rest: ConnectRest,
+    session: Session,
+    connector: Callable[..., str],
+    beamtime: str,
+    tmp_path: Path,
+) -> None:
+    with session.publish(beamtime, "d", "s", frames_per_chunk=4) as out:
+        for number in range(8):
+            write_damaged_at_5(out, number)
+    name = connector()
+    until(lambda: finished(rest, name, tmp_path / "out"))
+    with h5py.File(tmp_path / "out" / "d_s.h5") as file:
+        assert file["entry/instrument/detector/frame_valid"][:].tolist() == [1] * 5 + [0, 1, 1]
+    (letter,) = _letters(session, dead_letters(session, beamtime), 1)
+    headers = dict(letter.headers())
+    assert b"frame 5: payload: bslz4" in headers["__connect.errors.exception.message"]
 
 
 def _letters(session: Session, topic: str, count: int) -> list[Any]:
