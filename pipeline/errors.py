@@ -384,6 +384,16 @@ class SinkError(PipelineError):
     """A sink cannot write its output; nothing was lost, it can be resumed or run again."""
 
 
+class SinkRefusedError(SinkError):
+    """The output cannot be what was asked for, whenever it is tried: somebody has to decide."""
+
+
+class SinkBusyError(SinkError):
+    """Another sink is writing this output."""
+
+    retriable = True
+
+
 class PluginError(PipelineError):
     """An adapter, simulator or sink plugin cannot be found or loaded."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -175,6 +175,30 @@ def hdf5(
         if report is not None and checksum:
             write_digests(Path(report.path), [Path(part) for part in report.parts])
     _tell(report, stop, as_json=as_json)
+
+
+@command.command("connect-writer", hidden=True)
+@click.option(
+    "--socket",
+    "path",
+    required=True,
+    type=click.Path(path_type=Path, exists=True),
+    help="Where the task of Kafka Connect listens.",
+)
+def connect_writer(path: Path) -> None:
+    """Write files for a task of the HDF5 connector, which starts this (docs/connect.md)."""
+    import socket
+
+    from pipeline.connectors.hdf5 import Task
+    from pipeline.session import connect
+
+    with (
+        socket.socket(socket.AF_UNIX) as connection,
+        suppress(BrokenPipeError, ConnectionResetError),  # the task is gone: so are the writers
+        connect() as session,
+    ):
+        connection.connect(str(path))
+        Task(session).serve(connection)
 
 
 def _extras(

@@ -1,1 +1,1 @@
-"""Kafka Connect: talking to its workers, and what runs inside their connectors."""
+"""Kafka Connect: its REST interface, and what our connectors leave to Python."""

@@ -79,7 +79,12 @@ def test_killed_at_any_moment_the_files_lack_and_double_nothing(
         assert sink.returncode == 0, err
         with session.stream(beamtime, "d", "s") as stream:
             numbers = np.unique(stream.table().numbers)
-    with h5py.File(tmp_path / "d_s.h5") as file:
+    check_whole(tmp_path, numbers)
+
+
+def check_whole(directory: Path, numbers: Any) -> None:
+    """Assert that the file has these frames, each at its place, and nothing is left beside it."""
+    with h5py.File(directory / "d_s.h5") as file:
         places = file["entry/data/frame_number"][:]
         assert places.tolist() == list(range(numbers[0], numbers[-1] + 1))
         valid = file["entry/instrument/detector/frame_valid"][:] == 1
@@ -87,7 +92,7 @@ def test_killed_at_any_moment_the_files_lack_and_double_nothing(
         for position in np.flatnonzero(valid):
             assert (file["entry/data/data"][position] == image(int(places[position]))).all()
         assert (file["entry/data/data"][0 :: max(1, len(places) // 50)].shape[1:]) == _SHAPE
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert not [path for path in directory.iterdir() if path.name.startswith(".")]
 
 
 def test_writers_end_when_the_command_is_killed(

@@ -275,7 +275,7 @@ def test_modules_that_cannot_be_written_are_counted_each(
     with session.publish(beamtime, "d", "s", modules=MODULES, frames_per_chunk=4) as out:
         for number in range(8):
             for module in (0, 1):
-                _write_damaged_at_5(out, number, module)
+                write_damaged_at_5(out, number, module)
     report = write(session, beamtime, tmp_path)
     assert report is not None
     assert report.written == 14
@@ -288,7 +288,7 @@ def test_parts_that_were_finished_before_a_kill_still_tell_what_they_lack(
 ) -> None:
     with session.publish(beamtime, "d", "s", frames_per_chunk=4) as out:
         for number in range(8):
-            _write_damaged_at_5(out, number)
+            write_damaged_at_5(out, number)
 
     def killed(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
@@ -304,7 +304,7 @@ def test_parts_that_were_finished_before_a_kill_still_tell_what_they_lack(
         assert file["entry/instrument/detector/frame_valid"][:].tolist() == [1] * 5 + [0, 1, 1]
 
 
-def _write_damaged_at_5(out: Publisher, number: int, module: int | None = None) -> None:
+def write_damaged_at_5(out: Publisher, number: int, module: int | None = None) -> None:
     """Write an image as a detector sends it; of frame 5 the chunk is cut."""
     with h5py.File("chunk.h5", "w", driver="core", backing_store=False) as file:
         made = file.create_dataset(

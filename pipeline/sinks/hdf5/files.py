@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import InvalidArgumentError, SinkError
+from pipeline.errors import InvalidArgumentError, SinkError, SinkRefusedError
 from pipeline.protocols import FrameLike
 from pipeline.records import StreamInfo
 from pipeline.sinks.hdf5.chunks import Compression
@@ -76,7 +76,7 @@ def master_path(directory: Path, info: StreamInfo, options: Options) -> Path:
 
 
 def check_master_free(directory: Path, info: StreamInfo, options: Options) -> None:
-    """Raise SinkError if the file that users open is there and is not to be replaced."""
+    """Raise SinkRefusedError if the file that users open is there and is not to be replaced."""
     name = master_path(directory, info, options).name
     Target(directory, name, overwrite=options.overwrite).check_free()
 
@@ -162,7 +162,9 @@ class Files:
     def open(self) -> None:
         """Take the files, as far as they are known by now; raises SinkError."""
         if self.options.layout == "dectris" and self.info.start.modules:
-            raise SinkError("a detector with modules has no files in DECTRIS' layout: use nxmx")
+            raise SinkRefusedError(
+                "a detector with modules has no files in DECTRIS' layout: use nxmx"
+            )
         check_master_free(self._directory, self.info, self.options)
         if self.is_plain:
             self._open(WHOLE)
@@ -277,6 +279,14 @@ class Files:
         sink.suspend()
         self._counts[share] = sink.counts
 
+    def are_complete(self, span: tuple[int, int]) -> bool:
+        """Tell whether every part is there and waits for its master file."""
+        parts = part_paths(self._directory, self.info, self.options, span)
+        return all(
+            part.exists() and Target(self._directory, part.name, overwrite=False).journal.exists()
+            for part in parts
+        )
+
     def _is_complete(self, share: Share) -> bool:
         """Tell whether a part was finished by an earlier writer, and waits for its master file."""
         path = self._directory / f"{stem(self.info.start)}{share.suffix}.h5"
@@ -285,7 +295,7 @@ class Files:
         if not Target(self._directory, path.name, overwrite=False).journal.exists():
             # of a stream whose master was made
             if not self.options.overwrite:
-                raise SinkError(f"{path} exists: choose another directory, or replace it")
+                raise SinkRefusedError(f"{path} exists: choose another directory, or replace it")
             path.unlink()
             return False
         try:
@@ -295,7 +305,7 @@ class Files:
         except (OSError, KeyError) as error:
             raise SinkError(f"{path} exists and is no file of this stream: {error}") from error
         if key != self.info.start.stream_key.hex():
-            raise SinkError(f"{path} exists, of another stream: choose another directory")
+            raise SinkRefusedError(f"{path} exists, of another stream: choose another directory")
         # rows of frames that came and have no pixels
         bad = rows.numbers[(rows.valid == 0) & (rows.partition >= 0)].tolist()
         self._counts[share] = SinkCounts(

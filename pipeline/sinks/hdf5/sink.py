@@ -16,6 +16,7 @@ from pipeline.errors import (
     ClosedError,
     InvalidArgumentError,
     SinkError,
+    SinkRefusedError,
 )
 from pipeline.naming import file_name
 from pipeline.nexus.nxmx import LATE_DUPLICATE
@@ -150,7 +151,10 @@ class Hdf5Sink:
             return
         if len(found.marker) != len(self._marker):
             found.close()
-            raise SinkError(f"{target.part} was written with another number of partitions")
+            raise SinkRefusedError(
+                f"{target.part} was written with another number of partitions: delete it, or"
+                " choose another directory"
+            )
         self._frames = GrowingTable(target, table=found)
         self._layout = found.layout
         self._marker = list(found.marker)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pipeline.errors import PipelineError, SinkError
+from pipeline.errors import PipelineError, SinkBusyError, SinkError, SinkRefusedError
 
 # what the kernel says when there is no room: disk, quota, the process's limit
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
@@ -120,7 +120,7 @@ class Target:
     def check_free(self) -> None:
         """Raise SinkError if there is a file of this name that is not to be replaced."""
         if not self._overwrite and self.final.exists():
-            raise SinkError(
+            raise SinkRefusedError(
                 f"{self.final} exists: choose another directory, or replace it (--overwrite,"
                 " overwrite=True)"
             )
@@ -135,7 +135,7 @@ class Target:
                     return lock
             except BlockingIOError:
                 os.close(lock)
-                raise SinkError(
+                raise SinkBusyError(
                     f"{self.final} is being written by another sink: let it finish, or end it"
                 ) from None
             except BaseException:

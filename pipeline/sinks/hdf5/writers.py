@@ -22,14 +22,8 @@ from pipeline.naming import StreamId
 from pipeline.session import Session, connect
 from pipeline.sinks.hdf5.counts import SinkCounts
 from pipeline.sinks.hdf5.files import Files, Options, check_master_free
-from pipeline.sinks.hdf5.following import (
-    Progress,
-    SinkReport,
-    check_counts,
-    finish_master,
-    finish_parts,
-    write_records,
-)
+from pipeline.sinks.hdf5.following import SinkReport, check_counts, finish_master, finish_parts
+from pipeline.sinks.hdf5.records import Progress, write_records
 from pipeline.stream import Stream
 
 #: How often a stop is looked for.
