@@ -107,7 +107,8 @@ final class AvroReader {
         }
         // The smallest long is its own negative.
         if (count < 0 || count > itemsLeft) {
-            throw new DataException("it states " + Long.toUnsignedString(count) + " items in " + body.limit() + " bytes");
+            throw new DataException("it states " + Long.toUnsignedString(count) + " items in " + body.limit()
+                + " bytes");
         }
         itemsLeft -= (int) count;
         return (int) count;
@@ -134,7 +135,8 @@ final class AvroReader {
 
     private int checked(long length) {
         if (length < 0 || length > body.remaining()) {
-            throw new DataException("it states a length of " + length + " where " + body.remaining() + " bytes are left");
+            throw new DataException("it states a length of " + length + " where " + body.remaining()
+                + " bytes are left");
         }
         return (int) length;
     }

@@ -116,7 +116,8 @@ public final class AvroSingleObjectConverter implements Converter, Versioned {
         try {
             return found.write(record);
         } catch (RuntimeException error) {
-            throw new DataException("topic " + topic + ": no " + found.name() + " record: " + error.getMessage(), error);
+            throw new DataException("topic " + topic + ": no " + found.name() + " record: " + error.getMessage(),
+                error);
         }
     }
 }

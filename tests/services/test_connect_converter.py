@@ -1,0 +1,297 @@
+"""The Connect converter in Kafka's own Connect worker, with Kafka's own file sink."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import converter_vectors
+import numpy as np
+import pytest
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, Producer, TopicPartition
+from converter_worker import (
+    Installation,
+    Worker,
+    build_converter,
+    class_path,
+    needs_maven,
+    write_properties,
+)
+
+import pipeline
+from pipeline.local import RuntimeInfo
+from pipeline.local.processes import wait_until
+from pipeline.naming import Names
+from pipeline.session import Session, connect
+from pipeline.wire import codec
+from pipeline.wire.schemas import shipped
+
+pytestmark = pytest.mark.timeout(600)
+ROOT = converter_vectors.ROOT
+LIMIT_S = 60.0
+CONVERTER = "lichtstrom.connect.converter.AvroSingleObjectConverter"
+FRAMES = 12
+
+
+@pytest.fixture(scope="module")
+def jar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    needs_maven()
+    return build_converter(tmp_path_factory.mktemp("converter"))
+
+
+@pytest.fixture(scope="module")
+def installation(jar: Path, tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    folder = tmp_path_factory.mktemp("connect")
+    jars = class_path(folder / "maven", "connect-runtime", "connect-file")
+    plugins = folder / "plugins"
+    (file_sink,) = (path for path in jars if path.name.startswith("connect-file-"))
+    for name, plugin in (("lichtstrom", jar), ("file", file_sink)):
+        (plugins / name).mkdir(parents=True)
+        shutil.copy(plugin, plugins / name)
+    return Installation(jars=[path for path in jars if path != file_sink], plugins=plugins)
+
+
+@pytest.fixture
+def session(home_env: Path) -> Iterator[Session]:
+    with connect() as session:
+        yield session
+
+
+def publish(session: Session, beamtime: str, stream: str) -> None:
+    with session.publish(beamtime, "lambda", stream, frames_per_chunk=4) as out:
+        for step in range(FRAMES):
+            out.write(
+                np.full((3, 4), step, np.uint16),
+                number=10 * step,
+                timestamp_ns=1000 + step,
+                attributes={"omega": 0.5 * step, "sample": f"s{step}"},
+            )
+
+
+def produce(bootstrap: str, topic: str, *values: bytes) -> None:
+    producer = Producer({"bootstrap.servers": bootstrap, "log_level": 0})
+    for value in values:
+        producer.produce(topic, value=value, key=b"poison", partition=0)
+    assert producer.flush(20) == 0
+
+
+def letters(bootstrap: str, topic: str, count: int, worker: Worker) -> list[Message]:
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "letters", "log_level": 0})
+    found: list[Message] = []
+    deadline = time.monotonic() + LIMIT_S
+    try:
+        consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
+        while len(found) < count and time.monotonic() < deadline:
+            message = consumer.poll(0.5)
+            if message is not None and message.error() is None:
+                found.append(message)
+    finally:
+        consumer.close()
+    assert len(found) == count, worker.tail()
+    return found
+
+
+def sink(folder: Path, *topics: str, **options: str) -> tuple[Path, Path]:
+    """A file sink's file of properties, and the file it writes."""
+    written = folder / "records.txt"
+    values = {
+        "name": "file",
+        "connector.class": "FileStreamSink",
+        "topics": ",".join(topics),
+        "file": str(written),
+        "key.converter": "org.apache.kafka.connect.converters.ByteArrayConverter",
+        "value.converter": CONVERTER,
+        **{name.replace("__", "."): value for name, value in options.items()},
+    }
+    return write_properties(folder / "sink.properties", values), written
+
+
+def converters() -> dict[str, str]:
+    """A worker's own converters: any will do, the connectors name theirs."""
+    plain = "org.apache.kafka.connect.converters.ByteArrayConverter"
+    return {"key.converter": plain, "value.converter": plain}
+
+
+def records(written: Path, kind: str) -> list[str]:
+    """The lines of one kind of record, by a field that no other kind has."""
+    mark = {"Segment": "timestamps_ns=", "Start": "frames_per_chunk=", "End": "state="}[kind]
+    lines = written.read_text().splitlines() if written.exists() else []
+    return [line for line in lines if mark in line]
+
+
+def numbers(written: Path) -> list[int]:
+    found = [re.search(r"numbers=\[([^]]*)\]", line) for line in records(written, "Segment")]
+    return sorted(int(n) for match in found if match for n in match[1].split(", ") if n)
+
+
+# -- what the Java tests read ---------------------------------------------------------------------
+
+
+def test_the_vectors_of_the_java_tests_are_what_the_codec_writes_now() -> None:
+    assert converter_vectors.FILE.read_text() == converter_vectors.lines(), (
+        "run python tests/services/converter_vectors.py"
+    )
+
+
+def test_the_jar_has_the_version_of_the_package() -> None:
+    pom = (ROOT / "connectors/avro-converter/pom.xml").read_text()
+    found = re.search(r"<artifactId>connect-avro-converter</artifactId>\s*<version>(.*)</", pom)
+    assert found is not None
+    assert found[1] == pipeline.__version__
+
+
+# -- the page -------------------------------------------------------------------------------------
+
+
+def test_the_page_lists_the_options_that_the_converter_has(
+    jar: Path, installation: Installation
+) -> None:
+    done = subprocess.run(
+        [
+            str(shutil.which("java")),
+            "-cp",
+            ":".join(map(str, [jar, *installation.jars])),
+            "lichtstrom.connect.converter.OptionsTable",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "| `packed` |" in done.stdout
+    assert done.stdout in (ROOT / "docs/connect-converter.md").read_text()
+
+
+# -- a worker -------------------------------------------------------------------------------------
+
+
+def test_a_stock_sink_gets_the_fields_and_poison_goes_to_the_dead_letters(
+    session: Session,
+    runtime: RuntimeInfo,
+    installation: Installation,
+    beamtime: str,
+    tmp_path: Path,
+) -> None:
+    bootstrap, names = runtime.kafka.bootstrap, Names()
+    topic, catalogue = names.topic(beamtime, "lambda"), names.catalogue(beamtime)
+    publish(session, beamtime, "before")
+    segment = next(record for name, record in vectors() if name == "Segment")
+    unknown = b"\xc3\x01" + bytes(range(8)) + b"\x00"
+    poison = [b"no avro", unknown, segment[:-1], segment + b"\x00"]
+    produce(bootstrap, topic, *poison, b"")
+    publish(session, beamtime, "after")
+    dead = f"{topic}.connect-dlq"
+    properties, written = sink(
+        tmp_path,
+        topic,
+        catalogue,
+        errors__tolerance="all",
+        errors__deadletterqueue__topic__name=dead,
+        errors__deadletterqueue__topic__replication__factor="1",
+        errors__deadletterqueue__context__headers__enable="true",
+    )
+    expected = sorted(2 * [10 * step for step in range(FRAMES)])
+    with installation.running(tmp_path, bootstrap, converters(), properties) as worker:
+        complete = wait_until(
+            lambda: (
+                len(numbers(written)) >= len(expected) and len(records(written, "End")) >= 2
+            ),
+            timeout_s=LIMIT_S,
+        )
+        assert complete, (written.read_text() if written.exists() else "") + worker.tail()
+        assert numbers(written) == expected
+        dead_letters = letters(bootstrap, dead, len(poison), worker)
+        plugins = json.loads(worker.get("/connector-plugins?connectorsOnly=false"))
+        status = json.loads(worker.get("/connectors/file/status"))
+    assert [letter.value() for letter in dead_letters] == poison
+    assert [task["state"] for task in status["tasks"]] == ["RUNNING"]
+    texts = [dict(m.headers())["__connect.errors.exception.message"] for m in dead_letters]
+    reasons = [b"begins with c301", b"0001020304050607", b"damaged org", b"left over"]
+    assert all(reason in text for reason, text in zip(reasons, texts, strict=True)), texts
+    found = {entry["class"]: entry for entry in plugins}[CONVERTER]
+    assert (found["type"], found["version"]) == ("converter", pipeline.__version__)
+    check_lines(session, beamtime, written)
+
+
+def check_lines(session: Session, beamtime: str, written: Path) -> None:
+    """Every kind of field, of the first segment and of the catalogue's records."""
+    start = session.stream(beamtime, "lambda", "before").start
+    first = next(
+        line for line in records(written, "Segment") if f"stream_key={start.stream_key.hex()}" in line
+    )
+    assert "shape=[3, 4],dtype=uint16,encoding=raw" in first
+    assert re.search(r",numbers=\[0, 10, 20, 30\],timestamps_ns=\[1000, 1001, 1002, 1003\]", first)
+    assert "{name=omega,kind=float64,float64=[0.0, 0.5, 1.0, 1.5]}" in first
+    assert "{name=sample,kind=text,text=[s0, s1, s2, s3]}" in first
+    starts = records(written, "Start")
+    assert sorted(re.findall(r"stream=(\w+),", "\n".join(starts))) == ["after", "before"]
+    assert all("state=complete" in line for line in records(written, "End"))
+
+
+def vectors() -> list[tuple[str, bytes]]:
+    lines = [json.loads(line) for line in converter_vectors.FILE.read_text().splitlines()]
+    return [(line["name"], bytes.fromhex(line["bytes"])) for line in lines]
+
+
+def test_without_tolerance_the_task_fails_with_what_to_do(
+    session: Session,
+    runtime: RuntimeInfo,
+    installation: Installation,
+    beamtime: str,
+    tmp_path: Path,
+) -> None:
+    topic = Names().topic(beamtime, "lambda")
+    publish(session, beamtime, "s")
+    produce(runtime.kafka.bootstrap, topic, b"\xc3\x01" + bytes(range(8)) + b"\x00")
+    properties, _ = sink(tmp_path, topic)
+
+    def trace(worker: Worker) -> str:
+        tasks = json.loads(worker.get("/connectors/file/status"))["tasks"]
+        return "".join(task.get("trace", "") for task in tasks)
+
+    with installation.running(
+        tmp_path, runtime.kafka.bootstrap, converters(), properties
+    ) as worker:
+        assert wait_until(lambda: bool(trace(worker)), timeout_s=LIMIT_S), worker.tail()
+        text = trace(worker)
+    assert f"topic {topic}: no schema has the fingerprint 0001020304050607" in text
+    assert "schemas.directory" in text
+
+
+def test_a_schema_of_a_later_version_is_read_from_the_folder(
+    session: Session,
+    runtime: RuntimeInfo,
+    installation: Installation,
+    beamtime: str,
+    tmp_path: Path,
+) -> None:
+    topic = Names().topic(beamtime, "lambda")
+    publish(session, beamtime, "s")
+    known = next(s for s in shipped().values() if s.name.endswith("Mark"))
+    later = json.loads(known.text)
+    later["fields"].append({"name": "later", "type": ["null", "long"], "default": None})
+    folder = tmp_path / "schemas"
+    folder.mkdir()
+    (folder / "mark-2.avsc").write_text(json.dumps(later))
+    from pipeline.wire.schemas import make_schema
+
+    mark = next(record for name, record in vectors() if name == "Mark")
+    marker = make_schema(json.dumps(later)).marker
+    produce(runtime.kafka.bootstrap, topic, marker + mark[len(marker) :] + b"\x02\x54")
+    assert codec.decode(mark).skipped.tolist() == [1, 2]
+    properties, written = sink(tmp_path, topic, value__converter__schemas__directory=str(folder))
+    with installation.running(
+        tmp_path, runtime.kafka.bootstrap, converters(), properties
+    ) as worker:
+
+        def later_line() -> list[str]:
+            lines = written.read_text().splitlines() if written.exists() else []
+            return [line for line in lines if "later=42" in line]
+
+        assert wait_until(lambda: bool(later_line()), timeout_s=LIMIT_S), worker.tail()
+        assert "skipped=[1, 2],rejected=[3],later=42" in later_line()[0]
