@@ -148,7 +148,8 @@ class Installation:
             ready = wait_until(
                 lambda: _answers(worker) or not is_running(process), timeout_s=_START_LIMIT_S
             )
-            assert ready and is_running(process), worker.tail()
+            assert ready, worker.tail()
+            assert is_running(process), worker.tail()
             yield worker
         finally:
             stop(process, timeout_s=20.0)

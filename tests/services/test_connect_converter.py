@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.error import HTTPError
 
 import converter_vectors
 import numpy as np
@@ -28,8 +29,7 @@ from pipeline.local import RuntimeInfo
 from pipeline.local.processes import wait_until
 from pipeline.naming import Names
 from pipeline.session import Session, connect
-from pipeline.wire import codec
-from pipeline.wire.schemas import shipped
+from pipeline.wire.schemas import make_schema, shipped
 
 pytestmark = pytest.mark.timeout(600)
 ROOT = converter_vectors.ROOT
@@ -125,8 +125,13 @@ def records(written: Path, kind: str) -> list[str]:
 
 
 def numbers(written: Path) -> list[int]:
-    found = [re.search(r"numbers=\[([^]]*)\]", line) for line in records(written, "Segment")]
-    return sorted(int(n) for match in found if match for n in match[1].split(", ") if n)
+    return sorted(n for line in records(written, "Segment") for n in of(line, "numbers"))
+
+
+def of(line: str, name: str) -> list[int]:
+    """A field that is an array of integers, of a line that is written to its end."""
+    found = re.search(rf"\b{name}=\[([^]]*)\].*}}$", line)
+    return [int(n) for n in found[1].split(", ")] if found and found[1] else []
 
 
 # -- what the Java tests read ---------------------------------------------------------------------
@@ -198,9 +203,7 @@ def test_a_stock_sink_gets_the_fields_and_poison_goes_to_the_dead_letters(
     expected = sorted(2 * [10 * step for step in range(FRAMES)])
     with installation.running(tmp_path, bootstrap, converters(), properties) as worker:
         complete = wait_until(
-            lambda: (
-                len(numbers(written)) >= len(expected) and len(records(written, "End")) >= 2
-            ),
+            lambda: len(numbers(written)) >= len(expected) and len(records(written, "End")) >= 2,
             timeout_s=LIMIT_S,
         )
         assert complete, (written.read_text() if written.exists() else "") + worker.tail()
@@ -219,17 +222,23 @@ def test_a_stock_sink_gets_the_fields_and_poison_goes_to_the_dead_letters(
 
 
 def check_lines(session: Session, beamtime: str, written: Path) -> None:
-    """Every kind of field, of the first segment and of the catalogue's records."""
-    start = session.stream(beamtime, "lambda", "before").start
-    first = next(
-        line for line in records(written, "Segment") if f"stream_key={start.stream_key.hex()}" in line
+    """Compare the columns of every segment, and the catalogue's records."""
+    key = session.stream(beamtime, "lambda", "before").start.stream_key.hex()
+    mine = [line for line in records(written, "Segment") if f"stream_key={key}," in line]
+    assert sorted(n for line in mine for n in of(line, "numbers")) == list(
+        range(0, 10 * FRAMES, 10)
     )
-    assert "shape=[3, 4],dtype=uint16,encoding=raw" in first
-    assert re.search(r",numbers=\[0, 10, 20, 30\],timestamps_ns=\[1000, 1001, 1002, 1003\]", first)
-    assert "{name=omega,kind=float64,float64=[0.0, 0.5, 1.0, 1.5]}" in first
-    assert "{name=sample,kind=text,text=[s0, s1, s2, s3]}" in first
+    for line in mine:
+        assert ",shape=[3, 4],dtype=uint16,encoding=raw,blob=," in line
+        steps = [n // 10 for n in of(line, "numbers")]
+        assert of(line, "timestamps_ns") == [1000 + step for step in steps]
+        assert of(line, "lengths") == [24] * len(steps)
+        omega = ", ".join(str(0.5 * step) for step in steps)
+        assert f"{{name=omega,kind=float64,float64=[{omega}]}}" in line
+        sample = ", ".join(f"s{step}" for step in steps)
+        assert f"{{name=sample,kind=text,text=[{sample}]}}" in line
     starts = records(written, "Start")
-    assert sorted(re.findall(r"stream=(\w+),", "\n".join(starts))) == ["after", "before"]
+    assert sorted(re.findall(r",stream=(\w+),", "\n".join(starts))) == ["after", "before"]
     assert all("state=complete" in line for line in records(written, "End"))
 
 
@@ -251,7 +260,10 @@ def test_without_tolerance_the_task_fails_with_what_to_do(
     properties, _ = sink(tmp_path, topic)
 
     def trace(worker: Worker) -> str:
-        tasks = json.loads(worker.get("/connectors/file/status"))["tasks"]
+        try:
+            tasks = json.loads(worker.get("/connectors/file/status"))["tasks"]
+        except HTTPError:  # the connector is not there yet
+            return ""
         return "".join(task.get("trace", "") for task in tasks)
 
     with installation.running(
@@ -278,12 +290,9 @@ def test_a_schema_of_a_later_version_is_read_from_the_folder(
     folder = tmp_path / "schemas"
     folder.mkdir()
     (folder / "mark-2.avsc").write_text(json.dumps(later))
-    from pipeline.wire.schemas import make_schema
-
     mark = next(record for name, record in vectors() if name == "Mark")
     marker = make_schema(json.dumps(later)).marker
     produce(runtime.kafka.bootstrap, topic, marker + mark[len(marker) :] + b"\x02\x54")
-    assert codec.decode(mark).skipped.tolist() == [1, 2]
     properties, written = sink(tmp_path, topic, value__converter__schemas__directory=str(folder))
     with installation.running(
         tmp_path, runtime.kafka.bootstrap, converters(), properties
