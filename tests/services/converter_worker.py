@@ -5,6 +5,7 @@ Needs Maven and a JDK; what Maven fetches stays in its own cache.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +23,10 @@ from pipeline.local.net import LOOPBACK, free_ports
 from pipeline.local.processes import is_running, spawn, stop, wait_until
 
 ROOT = Path(__file__).parents[2]
-KAFKA = "4.3.1"
+WORKER = "org.apache.kafka:connect-runtime:4.3.1"
+FILE_SINK = "org.apache.kafka:connect-file:4.3.1"
+#: Without it a worker logs nothing.
+LOGGER = "org.slf4j:slf4j-simple:1.7.36"
 _DEPENDENCY_PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1"
 _BUILD_LIMIT_S = 240.0
 _START_LIMIT_S = 60.0
@@ -67,12 +72,12 @@ def build_converter(folder: Path) -> Path:
 
 
 def class_path(folder: Path, *artifacts: str) -> list[Path]:
-    """Return the jars of artifacts of org.apache.kafka and of all they need."""
+    """Return the jars of artifacts (group:name:version) and of all they need."""
     folder.mkdir(parents=True)
     dependencies = "".join(
-        f"<dependency><groupId>org.apache.kafka</groupId><artifactId>{name}</artifactId>"
-        f"<version>{KAFKA}</version></dependency>"
-        for name in artifacts
+        f"<dependency><groupId>{group}</groupId><artifactId>{name}</artifactId>"
+        f"<version>{version}</version></dependency>"
+        for group, name, version in (artifact.split(":") for artifact in artifacts)
     )
     (folder / "pom.xml").write_text(_POM.format(dependencies=dependencies))
     found = folder / "classpath"
@@ -91,6 +96,14 @@ class Worker:
         """Return what its REST interface answers."""
         with urllib.request.urlopen(f"{self.url}{path}", timeout=10) as answer:
             return bytes(answer.read())
+
+    def status(self, connector: str) -> dict[str, Any]:
+        """Return the status of a connector; an empty one while it is not there."""
+        try:
+            return dict(json.loads(self.get(f"/connectors/{connector}/status")))
+        except urllib.error.HTTPError as error:
+            error.close()
+            return {"tasks": []}
 
     def tail(self) -> str:
         """Return the end of its log, for the message of a test that fails."""

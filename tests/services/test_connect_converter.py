@@ -9,13 +9,16 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.error import HTTPError
 
 import converter_vectors
 import numpy as np
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
 from converter_worker import (
+    FILE_SINK,
+    LOGGER,
+    WORKER,
     Installation,
     Worker,
     build_converter,
@@ -47,7 +50,7 @@ def jar(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def installation(jar: Path, tmp_path_factory: pytest.TempPathFactory) -> Installation:
     folder = tmp_path_factory.mktemp("connect")
-    jars = class_path(folder / "maven", "connect-runtime", "connect-file")
+    jars = class_path(folder / "maven", WORKER, FILE_SINK, LOGGER)
     plugins = folder / "plugins"
     (file_sink,) = (path for path in jars if path.name.startswith("connect-file-"))
     for name, plugin in (("lichtstrom", jar), ("file", file_sink)):
@@ -73,10 +76,10 @@ def publish(session: Session, beamtime: str, stream: str) -> None:
             )
 
 
-def produce(bootstrap: str, topic: str, *values: bytes) -> None:
+def produce(bootstrap: str, topic: str, *values: bytes, key: bytes = b"poison") -> None:
     producer = Producer({"bootstrap.servers": bootstrap, "log_level": 0})
     for value in values:
-        producer.produce(topic, value=value, key=b"poison", partition=0)
+        producer.produce(topic, value=value, key=key, partition=0)
     assert producer.flush(20) == 0
 
 
@@ -97,24 +100,17 @@ def letters(bootstrap: str, topic: str, count: int, worker: Worker) -> list[Mess
 
 
 def sink(folder: Path, *topics: str, **options: str) -> tuple[Path, Path]:
-    """A file sink's file of properties, and the file it writes."""
+    """Write a file sink's properties, those of the page; return their file and the one it fills."""
     written = folder / "records.txt"
-    values = {
-        "name": "file",
-        "connector.class": "FileStreamSink",
-        "topics": ",".join(topics),
-        "file": str(written),
-        "key.converter": "org.apache.kafka.connect.converters.ByteArrayConverter",
-        "value.converter": CONVERTER,
-        **{name.replace("__", "."): value for name, value in options.items()},
-    }
+    page = properties_of_the_page()[1]
+    values = {**page, "topics": ",".join(topics), "file": str(written), **options}
     return write_properties(folder / "sink.properties", values), written
 
 
 def converters() -> dict[str, str]:
-    """A worker's own converters: any will do, the connectors name theirs."""
-    plain = "org.apache.kafka.connect.converters.ByteArrayConverter"
-    return {"key.converter": plain, "value.converter": plain}
+    """The worker's own converters, of the page."""
+    page = properties_of_the_page()[0]
+    return {name: value for name, value in page.items() if name.endswith(".converter")}
 
 
 def records(written: Path, kind: str) -> list[str]:
@@ -192,13 +188,7 @@ def test_a_stock_sink_gets_the_fields_and_poison_goes_to_the_dead_letters(
     publish(session, beamtime, "after")
     dead = f"{topic}.connect-dlq"
     properties, written = sink(
-        tmp_path,
-        topic,
-        catalogue,
-        errors__tolerance="all",
-        errors__deadletterqueue__topic__name=dead,
-        errors__deadletterqueue__topic__replication__factor="1",
-        errors__deadletterqueue__context__headers__enable="true",
+        tmp_path, topic, catalogue, **{"errors.deadletterqueue.topic.name": dead}
     )
     expected = sorted(2 * [10 * step for step in range(FRAMES)])
     with installation.running(tmp_path, bootstrap, converters(), properties) as worker:
@@ -210,7 +200,7 @@ def test_a_stock_sink_gets_the_fields_and_poison_goes_to_the_dead_letters(
         assert numbers(written) == expected
         dead_letters = letters(bootstrap, dead, len(poison), worker)
         plugins = json.loads(worker.get("/connector-plugins?connectorsOnly=false"))
-        status = json.loads(worker.get("/connectors/file/status"))
+        status = worker.status("records")
     assert [letter.value() for letter in dead_letters] == poison
     assert [task["state"] for task in status["tasks"]] == ["RUNNING"]
     texts = [dict(m.headers())["__connect.errors.exception.message"] for m in dead_letters]
@@ -257,14 +247,10 @@ def test_without_tolerance_the_task_fails_with_what_to_do(
     topic = Names().topic(beamtime, "lambda")
     publish(session, beamtime, "s")
     produce(runtime.kafka.bootstrap, topic, b"\xc3\x01" + bytes(range(8)) + b"\x00")
-    properties, _ = sink(tmp_path, topic)
+    properties, _ = sink(tmp_path, topic, **{"errors.tolerance": "none"})
 
     def trace(worker: Worker) -> str:
-        try:
-            tasks = json.loads(worker.get("/connectors/file/status"))["tasks"]
-        except HTTPError:  # the connector is not there yet
-            return ""
-        return "".join(task.get("trace", "") for task in tasks)
+        return "".join(task.get("trace", "") for task in worker.status("records")["tasks"])
 
     with installation.running(
         tmp_path, runtime.kafka.bootstrap, converters(), properties
@@ -275,32 +261,93 @@ def test_without_tolerance_the_task_fails_with_what_to_do(
     assert "schemas.directory" in text
 
 
-def test_a_schema_of_a_later_version_is_read_from_the_folder(
+def later_mark() -> tuple[str, bytes]:
+    """The schema of marks as a later version may have it, and a record of it."""
+    known = next(schema for schema in shipped().values() if schema.name.endswith("Mark"))
+    later = json.loads(known.text)
+    later["fields"].append({"name": "later", "type": ["null", "long"], "default": None})
+    marker = make_schema(json.dumps(later)).marker
+    mark = next(record for name, record in vectors() if name == "Mark")
+    return json.dumps(later), marker + mark[len(marker) :] + b"\x02\x54"
+
+
+def schema_topic(bootstrap: str, beamtime: str, text: str) -> str:
+    """A topic of schemas as ``pipeline.kafka.schemas`` keeps it, with entries that are none."""
+    topic = f"{beamtime}.schemas"
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+    for future in admin.create_topics([NewTopic(topic, 1, 1)]).values():
+        future.result(timeout=20)
+    schema = make_schema(text)
+    entry = json.dumps({"schema": text, "sha256": schema.sha256}).encode()
+    produce(bootstrap, topic, b"no JSON", b"[]", b'{"schema": "no schema"}')
+    produce(bootstrap, topic, entry, key=schema.fingerprint.hex().encode())
+    return topic
+
+
+@pytest.mark.parametrize("place", ["folder", "topic"])
+def test_a_schema_of_a_later_version_is_found(
+    session: Session,
+    runtime: RuntimeInfo,
+    installation: Installation,
+    beamtime: str,
+    tmp_path: Path,
+    place: str,
+) -> None:
+    bootstrap, topic = runtime.kafka.bootstrap, Names().topic(beamtime, "lambda")
+    publish(session, beamtime, "s")
+    text, record = later_mark()
+    produce(bootstrap, topic, record)
+    if place == "folder":
+        (tmp_path / "later.avsc").write_text(text)
+        options = {"schemas.directory": str(tmp_path)}
+    else:
+        options = {
+            "schemas.topic": schema_topic(bootstrap, beamtime, text),
+            "schemas.consumer.bootstrap.servers": bootstrap,
+        }
+    properties, written = sink(
+        tmp_path, topic, **{f"value.converter.{name}": value for name, value in options.items()}
+    )
+
+    def found() -> list[str]:
+        lines = written.read_text().splitlines() if written.exists() else []
+        return [line for line in lines if "later=42" in line]
+
+    with installation.running(tmp_path, bootstrap, converters(), properties) as worker:
+        assert wait_until(lambda: bool(found()), timeout_s=LIMIT_S), worker.tail()
+    assert "skipped=[1, 2],rejected=[3],later=42" in found()[0]
+
+
+def test_the_properties_of_the_page_write_the_streams_of_a_beamtime(
     session: Session,
     runtime: RuntimeInfo,
     installation: Installation,
     beamtime: str,
     tmp_path: Path,
 ) -> None:
-    topic = Names().topic(beamtime, "lambda")
-    publish(session, beamtime, "s")
-    known = next(s for s in shipped().values() if s.name.endswith("Mark"))
-    later = json.loads(known.text)
-    later["fields"].append({"name": "later", "type": ["null", "long"], "default": None})
-    folder = tmp_path / "schemas"
-    folder.mkdir()
-    (folder / "mark-2.avsc").write_text(json.dumps(later))
-    mark = next(record for name, record in vectors() if name == "Mark")
-    marker = make_schema(json.dumps(later)).marker
-    produce(runtime.kafka.bootstrap, topic, marker + mark[len(marker) :] + b"\x02\x54")
-    properties, written = sink(tmp_path, topic, value__converter__schemas__directory=str(folder))
-    with installation.running(
-        tmp_path, runtime.kafka.bootstrap, converters(), properties
-    ) as worker:
+    for stream in ("one", "two"):
+        publish(session, beamtime, stream)
+    written = tmp_path / "streams.txt"
+    page = properties_of_the_page()[2]
+    places = {"topics": Names().catalogue(beamtime), "file": str(written)}
+    properties = write_properties(tmp_path / "sink.properties", page | places)
+    bootstrap = runtime.kafka.bootstrap
+    with installation.running(tmp_path, bootstrap, converters(), properties) as worker:
+        done = wait_until(
+            lambda: written.exists() and len(written.read_text().splitlines()) >= 2,
+            timeout_s=LIMIT_S,
+        )
+        assert done, worker.tail()
+    lines = written.read_text().splitlines()
+    assert [re.findall(r"stream=(\w+),", line) for line in lines] == [["one"], ["two"]]
+    assert not any("modules=" in line or "null" in line.replace("=null", "") for line in lines)
 
-        def later_line() -> list[str]:
-            lines = written.read_text().splitlines() if written.exists() else []
-            return [line for line in lines if "later=42" in line]
 
-        assert wait_until(lambda: bool(later_line()), timeout_s=LIMIT_S), worker.tail()
-        assert "skipped=[1, 2],rejected=[3],later=42" in later_line()[0]
+def properties_of_the_page() -> list[dict[str, str]]:
+    """The blocks of properties in docs/connect-converter.md, in order."""
+    text = (ROOT / "docs/connect-converter.md").read_text()
+    blocks = re.findall(r"^```properties\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [
+        dict(line.split("=", 1) for line in block.splitlines() if line and line[0] != "#")
+        for block in blocks
+    ]

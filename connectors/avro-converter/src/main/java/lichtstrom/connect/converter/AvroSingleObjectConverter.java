@@ -5,12 +5,14 @@ import java.util.HashMap;
 import java.util.HexFormat;
 import java.util.Map;
 import java.util.Objects;
+import java.util.Set;
 import org.apache.kafka.common.config.ConfigDef;
 import org.apache.kafka.connect.components.Versioned;
 import org.apache.kafka.connect.data.Schema;
 import org.apache.kafka.connect.data.SchemaAndValue;
 import org.apache.kafka.connect.data.Struct;
 import org.apache.kafka.connect.errors.DataException;
+import org.apache.kafka.connect.errors.RetriableException;
 import org.apache.kafka.connect.storage.Converter;
 
 /**
@@ -25,6 +27,7 @@ public final class AvroSingleObjectConverter implements Converter, Versioned {
     private static final HexFormat HEX = HexFormat.of();
 
     private KnownSchemas known;
+    private Set<String> wanted;
 
     @Override
     public String version() {
@@ -45,12 +48,18 @@ public final class AvroSingleObjectConverter implements Converter, Versioned {
     public void configure(Map<String, ?> options, boolean isKey) {
         Map<String, Object> all = new HashMap<>(options);
         all.putIfAbsent(ConverterOptions.TYPE_CONFIG, isKey ? "key" : "value");
-        known = new KnownSchemas(new ConverterOptions(all));
+        ConverterOptions made = new ConverterOptions(all);
+        known = new KnownSchemas(made);
+        wanted = made.records();
     }
 
     /**
-     * Return the record that {@code value} holds; nothing for null (a tombstone) and for a value without bytes.
+     * Return the record that {@code value} holds; null for null (a tombstone), for a value without bytes, and for a
+     * record of a kind that is not wanted.
      *
+     * <p>Blocks only where an unknown schema is looked for on the topic of schemas.
+     *
+     * @throws RetriableException if that topic cannot be read
      * @throws DataException if it is damaged, of an unknown schema or no Avro single object at all
      */
     @Override
@@ -59,6 +68,9 @@ public final class AvroSingleObjectConverter implements Converter, Versioned {
             return SchemaAndValue.NULL;
         }
         KnownSchema schema = schemaOf(topic, value);
+        if (!wanted.isEmpty() && !wanted.contains(schema.name()) && !wanted.contains(schema.shortName())) {
+            return SchemaAndValue.NULL;
+        }
         try {
             return schema.read(ByteBuffer.wrap(value, MARKER_NBYTES, value.length - MARKER_NBYTES));
         } catch (RuntimeException | StackOverflowError error) {
@@ -81,8 +93,8 @@ public final class AvroSingleObjectConverter implements Converter, Versioned {
         if (schema == null) {
             throw new DataException("topic " + topic + ": no schema has the fingerprint " + fingerprint
                 + ": put its .avsc into the folder that " + ConverterOptions.SCHEMAS_DIRECTORY
-                + " names and restart the connector; lichtstrom keeps its schemas on the topic <prefix>.schemas, by"
-                + " fingerprint");
+                + " names and restart the connector, or have " + ConverterOptions.SCHEMAS_TOPIC
+                + " name the topic <prefix>.schemas, where lichtstrom keeps its schemas");
         }
         return schema;
     }

@@ -3,9 +3,9 @@ package lichtstrom.connect.converter;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.util.HexFormat;
+import org.apache.avro.AvroRuntimeException;
 import org.apache.avro.Schema;
 import org.apache.avro.SchemaNormalization;
-import org.apache.avro.SchemaParseException;
 import org.apache.kafka.connect.data.SchemaAndValue;
 import org.apache.kafka.connect.data.Struct;
 import org.apache.kafka.connect.errors.DataException;
@@ -22,7 +22,7 @@ final class KnownSchema {
     KnownSchema(String text, ConverterOptions options) {
         try {
             avro = new Schema.Parser().parse(text);
-        } catch (SchemaParseException error) {
+        } catch (AvroRuntimeException | StackOverflowError error) {
             throw new DataException("it is not an Avro schema: " + error.getMessage(), error);
         }
         // Avro 1.12 specification, "Single object encoding": C3 01, then the fingerprint, little-endian.
@@ -35,6 +35,11 @@ final class KnownSchema {
 
     String name() {
         return avro.getFullName();
+    }
+
+    /** Its name as options have it: ours without their namespace. */
+    String shortName() {
+        return name().startsWith(RecordView.NAMESPACE) ? avro.getName() : name();
     }
 
     /** The eight bytes behind C3 01, in hex. */

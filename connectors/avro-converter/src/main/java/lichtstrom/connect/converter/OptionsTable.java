@@ -2,6 +2,7 @@ package lichtstrom.connect.converter;
 
 import java.util.Comparator;
 import java.util.List;
+import java.util.Locale;
 import org.apache.kafka.common.config.ConfigDef;
 
 /** Prints the converter's options as a Markdown table, for {@code docs/connect-converter.md}. */
@@ -23,11 +24,12 @@ final class OptionsTable {
     }
 
     private static String values(ConfigDef.ConfigKey key) {
-        String allowed = key.validator == null ? "path" : key.validator.toString();
-        return allowed.replaceAll("^\\[|]$", "");
+        Object allowed = key.validator == null ? key.type.name().toLowerCase(Locale.ROOT) : key.validator;
+        return allowed.toString().replaceAll("^\\[|]$", "");
     }
 
     private static String shown(Object value) {
-        return value.equals("") ? "empty" : "`" + value + "`";
+        String text = value instanceof List<?> list && list.isEmpty() ? "" : value.toString();
+        return text.isEmpty() ? "empty" : "`" + text + "`";
     }
 }

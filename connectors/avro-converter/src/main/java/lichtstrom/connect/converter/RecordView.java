@@ -20,7 +20,7 @@ final class RecordView {
     /** Where a view says of which Avro schema it is; it is what makes the way back possible. */
     static final String FINGERPRINT = "avro.fingerprint";
 
-    private static final String NAMESPACE = "org.lichtstrom.";
+    static final String NAMESPACE = "org.lichtstrom.";
     private static final String NUMBERS = "numbers";
 
     /** Packed fields and the number in each, as in docs/wire.md. */

@@ -95,6 +95,15 @@ class RecordsTest {
     }
 
     @Test
+    void kinds_that_are_not_wanted_are_null() {
+        Converter converter = converter("records", "Segment, org.lichtstrom.Start");
+        for (Vectors vector : Vectors.all()) {
+            boolean wanted = List.of("Segment", "Start").contains(vector.name());
+            assertEquals(wanted, converter.toConnectData(TOPIC, vector.bytes()).value() != null, vector.name());
+        }
+    }
+
+    @Test
     void data_of_other_schemas_is_refused() {
         Schema other = SchemaBuilder.struct().name("other").field("a", Schema.INT32_SCHEMA).build();
         Struct value = new Struct(other).put("a", 1);

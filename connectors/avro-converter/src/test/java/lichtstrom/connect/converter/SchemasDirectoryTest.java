@@ -162,5 +162,6 @@ class SchemasDirectoryTest {
         assertThrows(ConfigException.class, () -> converter("schemas.directory", folder + "/none"));
         assertThrows(ConfigException.class, () -> converter("packed", "array"));
         assertThrows(ConfigException.class, () -> converter("stream.key", "text"));
+        assertThrows(ConfigException.class, () -> converter("schemas.topic", "lichtstrom.schemas"));
     }
 }
