@@ -8,8 +8,12 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import java.util.Arrays;
 import java.util.HexFormat;
+import java.util.List;
+import java.util.Map;
 import java.util.Random;
 import java.util.stream.Stream;
+import org.apache.kafka.connect.data.SchemaAndValue;
+import org.apache.kafka.connect.data.Struct;
 import org.apache.kafka.connect.errors.DataException;
 import org.apache.kafka.connect.storage.Converter;
 import org.junit.jupiter.api.Test;
@@ -109,5 +113,54 @@ class HostileBytesTest {
         }
         // the smallest long is its own negative
         assertTrue(refused(converter(), with(segment, shape, "ffffffffffffffffff0100")).contains("items in"));
+    }
+
+    /** A segment whose field is other bytes than lichtstrom writes. */
+    private static byte[] segmentWith(String field, byte[] value) {
+        Converter plain = converter("packed", "bytes");
+        SchemaAndValue found = plain.toConnectData(TOPIC, Vectors.of("Segment").bytes());
+        ((Struct) found.value()).put(field, value);
+        return plain.fromConnectData(TOPIC, found.schema(), found.value());
+    }
+
+    @Test
+    void packed_columns_that_do_not_fit_are_refused() {
+        assertTrue(refused(converter(), segmentWith("numbers", new byte[23])).contains("not a multiple of 8"));
+        assertTrue(refused(converter(), segmentWith("lengths", new byte[15])).contains("not a multiple of 4"));
+        assertTrue(refused(converter(), segmentWith("lengths", new byte[16])).contains("has 4 of 3 values"));
+        assertTrue(refused(converter(), segmentWith("digests", new byte[0])).contains("has 0 of 3 values"));
+        converter("packed", "bytes").toConnectData(TOPIC, segmentWith("digests", new byte[0]));
+    }
+
+    /** A segment of three frames with one column. */
+    private static byte[] segmentWith(String kind, String values, String present) {
+        Converter plain = converter("packed", "bytes");
+        SchemaAndValue found = plain.toConnectData(TOPIC, Vectors.of("Segment").bytes());
+        Struct record = (Struct) found.value();
+        Struct column = new Struct(found.schema().field("columns").schema().valueSchema()).put("name", "c")
+            .put("kind", kind).put("values", HexFormat.of().parseHex(values))
+            .put("present", HexFormat.of().parseHex(present));
+        record.put("columns", List.of(column));
+        return plain.fromConnectData(TOPIC, found.schema(), record);
+    }
+
+    @Test
+    void columns_of_attributes_that_do_not_fit_are_refused() {
+        String ends = "010000000200000003000000";
+        converter().toConnectData(TOPIC, segmentWith("text", ends + "616263", "010001"));
+        Map<byte[], String> reasons = Map.of(
+            segmentWith("text", ends + "616263", "0100"), "presence of 2 of 3 values",
+            segmentWith("text", ends + "61626364", ""), "text is left over",
+            segmentWith("text", ends + "6162", ""), "value 2 does not lie in its text",
+            segmentWith("text", "020000000100000003000000616263", ""), "value 1 does not lie in its text",
+            segmentWith("text", "0100000002000000", ""), "does not hold 3 values",
+            segmentWith("text", ends + "61ff63", ""), "not UTF-8",
+            segmentWith("int64", "00".repeat(23), ""), "does not hold 3 values",
+            segmentWith("float64", "00".repeat(32), ""), "does not hold 3 values",
+            segmentWith("int32", "00".repeat(12), ""), "unknown kind int32");
+        reasons.forEach((bytes, reason) -> {
+            String text = refused(converter(), bytes);
+            assertTrue(text.contains(reason), text);
+        });
     }
 }

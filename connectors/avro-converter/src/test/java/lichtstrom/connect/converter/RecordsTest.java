@@ -138,6 +138,10 @@ class RecordsTest {
             assertThrows(DataException.class, () -> converter().fromConnectData(TOPIC, found.schema(), record));
             record.put(name, values);
         }
+        record.put("lengths", List.of(12L, 12L, 1L << 32));
+        assertThrows(DataException.class, () -> converter().fromConnectData(TOPIC, found.schema(), record));
+        record.put("lengths", List.of(12L, 12L, 12L));
+        converter().fromConnectData(TOPIC, found.schema(), record);
         record.put("stream_key", "no hex");
         assertThrows(DataException.class, () -> converter().fromConnectData(TOPIC, found.schema(), record));
         record.put("stream_key", "0123");

@@ -105,10 +105,14 @@ class SchemasDirectoryTest {
         Converter converter = knowing(avsc);
         String marker = HexFormat.of().formatHex(encoded(three(new Schema.Parser().parse(avsc))), 0, 10);
         converter.toConnectData(TOPIC, HexFormat.of().parseHex(marker + "010000"));
-        for (String body : List.of("020000", "000200", "000100", "000004", "000001", "000002808080808010")) {
-            assertThrows(DataException.class,
-                () -> converter.toConnectData(TOPIC, HexFormat.of().parseHex(marker + body)), body);
-        }
+        Map<String, String> reasons = Map.of("020000", "neither 0 nor 1", "000200", "enum symbol 1 of 1",
+            "000100", "enum symbol -1 of 1", "000004", "union branch 2 of 2", "000001", "union branch -1 of 2",
+            "000002808080808010", "more than 32 bits");
+        reasons.forEach((body, reason) -> {
+            String text = assertThrows(DataException.class,
+                () -> converter.toConnectData(TOPIC, HexFormat.of().parseHex(marker + body))).getMessage();
+            assertTrue(text.contains(reason), text);
+        });
     }
 
     private static GenericData.Record three(Schema schema) {
@@ -116,6 +120,22 @@ class SchemasDirectoryTest {
         record.put("b", true);
         record.put("e", new GenericData.EnumSymbol(schema.getField("e").schema(), "A"));
         return record;
+    }
+
+    @Test
+    void arrays_in_blocks_with_their_size_are_read() throws IOException {
+        String avsc = """
+            {"type": "record", "name": "x.Array", "fields": [{"name": "a", "type": {"type": "array", "items": "int"}}]}
+            """;
+        Converter converter = knowing(avsc);
+        GenericData.Record empty = new GenericData.Record(new Schema.Parser().parse(avsc));
+        empty.put("a", List.of());
+        String marker = HexFormat.of().formatHex(encoded(empty), 0, 10);
+        // a block of -2 items in 2 bytes, then one of 1 item, then the end
+        byte[] bytes = HexFormat.of().parseHex(marker + "03" + "04" + "0204" + "02" + "06" + "00");
+        assertEquals(List.of(1, 2, 3), ((Struct) converter.toConnectData(TOPIC, bytes).value()).getArray("a"));
+        byte[] lying = HexFormat.of().parseHex(marker + "03" + "80808008" + "0204" + "00");
+        assertThrows(DataException.class, () -> converter.toConnectData(TOPIC, lying));
     }
 
     @Test
