@@ -22,6 +22,8 @@ import org.apache.kafka.connect.errors.DataException;
  * bytes, so that a body of n bytes takes memory in proportion to n whatever it holds.
  */
 final class AvroReader {
+    private static final byte[] NOTHING = {};
+
     private final ByteBuffer body;
     private int itemsLeft;
 
@@ -79,8 +81,10 @@ final class AvroReader {
     }
 
     private List<Object> array(Schema avro, org.apache.kafka.connect.data.Schema connect) {
-        List<Object> found = new ArrayList<>();
-        for (int count = block(); count > 0; count = block()) {
+        int first = block();
+        // What is empty is shared: a record may state many of them in a byte each.
+        List<Object> found = first == 0 ? List.of() : new ArrayList<>(first);
+        for (int count = first; count > 0; count = block()) {
             for (int i = 0; i < count; i++) {
                 found.add(value(avro.getElementType(), connect.valueSchema()));
             }
@@ -89,8 +93,9 @@ final class AvroReader {
     }
 
     private Map<String, Object> map(Schema avro, org.apache.kafka.connect.data.Schema connect) {
-        Map<String, Object> found = new LinkedHashMap<>();
-        for (int count = block(); count > 0; count = block()) {
+        int first = block();
+        Map<String, Object> found = first == 0 ? Map.of() : new LinkedHashMap<>(2);
+        for (int count = first; count > 0; count = block()) {
             for (int i = 0; i < count; i++) {
                 found.put(text(), value(avro.getValueType(), connect.valueSchema()));
             }
@@ -115,7 +120,11 @@ final class AvroReader {
     }
 
     private String text() {
-        ByteBuffer encoded = ByteBuffer.wrap(bytes(length()));
+        int length = length();
+        if (length == 0) {
+            return "";
+        }
+        ByteBuffer encoded = ByteBuffer.wrap(bytes(length));
         try {
             return StandardCharsets.UTF_8.newDecoder().decode(encoded).toString();
         } catch (CharacterCodingException error) {
@@ -124,6 +133,9 @@ final class AvroReader {
     }
 
     private byte[] bytes(int length) {
+        if (length == 0) {
+            return NOTHING;
+        }
         byte[] found = new byte[length];
         body.get(found);
         return found;

@@ -6,6 +6,7 @@ import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertNull;
 import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTimeout;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import java.io.ByteArrayOutputStream;
@@ -13,6 +14,7 @@ import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.time.Duration;
 import java.util.Arrays;
 import java.util.HexFormat;
 import java.util.List;
@@ -24,12 +26,13 @@ import org.apache.kafka.common.config.ConfigException;
 import org.apache.kafka.connect.data.SchemaAndValue;
 import org.apache.kafka.connect.data.Struct;
 import org.apache.kafka.connect.errors.DataException;
+import org.apache.kafka.connect.errors.RetriableException;
 import org.apache.kafka.connect.storage.Converter;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
-/** Schemas of other programs, from a folder. */
-class SchemasDirectoryTest {
+/** Schemas of other programs and later versions, from a folder and a topic. */
+class MoreSchemasTest {
     private static final String ALL_TYPES = """
         {"type": "record", "name": "x.All", "doc": "of all types", "fields": [
           {"name": "i", "type": "int"}, {"name": "l", "type": "long"}, {"name": "f", "type": "float"},
@@ -183,5 +186,18 @@ class SchemasDirectoryTest {
         assertThrows(ConfigException.class, () -> converter("packed", "array"));
         assertThrows(ConfigException.class, () -> converter("stream.key", "text"));
         assertThrows(ConfigException.class, () -> converter("schemas.topic", "lichtstrom.schemas"));
+    }
+
+    @Test
+    void a_broker_that_does_not_answer_is_an_error_to_try_again_after_a_bounded_time() {
+        // Nothing listens on port 1.
+        Converter converter = converter("schemas.topic", "lichtstrom.schemas", "schemas.timeout.ms", "300",
+            "schemas.consumer.bootstrap.servers", "127.0.0.1:1");
+        byte[] unknown = HexFormat.of().parseHex("c301" + "0011223344556677" + "00");
+        String text = assertTimeout(Duration.ofSeconds(20),
+            () -> assertThrows(RetriableException.class, () -> converter.toConnectData(TOPIC, unknown))).getMessage();
+        assertTrue(text.contains("lichtstrom.schemas"), text);
+        // What is known needs no broker.
+        converter.toConnectData(TOPIC, Vectors.of("Mark").bytes());
     }
 }
