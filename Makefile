@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench connectors clean
 
 ## demo: simulated detector -> adapter -> Kafka + S3 -> two workers -> HDF5, with a summary
 demo: $(STAMP)
@@ -27,6 +27,13 @@ lint: $(STAMP)
 ## bench: the measurements of the README, in a few minutes
 bench: $(STAMP)
 	$(BIN)/lichtstrom bench --quick $(ARGS)
+
+## connectors: the plugins for Kafka Connect, into connectors/*/target (needs a JDK 17 and Maven)
+connectors:
+	@command -v mvn >/dev/null || { echo "no Maven here (Debian: apt install maven)"; exit 1; }
+	@set -e; for pom in connectors/*/pom.xml; do \
+		test -f "$$pom" || { echo "no connector here: connectors/*/pom.xml"; exit 1; }; \
+		echo "building $$pom"; mvn -q -B -f "$$pom" package $(ARGS); done
 
 $(STAMP): setup.cfg pyproject.toml
 	@test -n "$(PYTHON)" || { echo "lichtstrom needs Python 3.11 or newer and found none:" \

@@ -148,6 +148,17 @@ class Names:
         """Return the compacted topic of the schemas in use."""
         return f"{self.prefix}.schemas"
 
+    def connect_topic(self, kind: str) -> str:
+        """Return a topic of our Kafka Connect workers: ``configs``, ``offsets`` or ``status``.
+
+        No name of a detector's topic, which has a dot more.
+        """
+        return f"{self.prefix}.connect-{kind}"
+
+    def connect_group(self) -> str:
+        """Return the group that our Kafka Connect workers form."""
+        return f"{self.prefix}.connect"
+
     def work(self, beamtime: str, detector: str, group: str) -> str:
         """Return the topic of a group's retried frames, one pointer a record."""
         return self._join("group", group, beamtime, detector, group, "work")

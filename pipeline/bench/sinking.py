@@ -268,7 +268,7 @@ def _read(line: Line, job: _Job) -> None:
 def _write(line: Line, job: _Job) -> None:
     from pipeline.session import connect
     from pipeline.sinks.hdf5.files import Files, Options
-    from pipeline.sinks.hdf5.following import write_records
+    from pipeline.sinks.hdf5.records import write_records
 
     most = 0
 

@@ -9,7 +9,7 @@ from pipeline.cli.logs import set_up_logging
 
 #: Command: module and short help.
 COMMANDS = {
-    "up": ("up", "Start the local Kafka broker and S3 server."),
+    "up": ("up", "Start the local Kafka broker and S3 server, and Kafka Connect."),
     "down": ("down", "Stop them; data is kept."),
     "status": ("status", "Tell what runs, and where."),
     "doctor": ("doctor", "Say what this machine lacks, and how to get it."),
@@ -23,6 +23,7 @@ COMMANDS = {
     "verify": ("verify", "Read a whole stream and print its account."),
     "worker": ("worker", "Run a function on every frame, in a group."),
     "sink": ("sink", "Write a stream somewhere else."),
+    "connect": ("connect", "Run sinks in Kafka Connect: make, list, remove connectors."),
     "hdf5": ("hdf5", "Check HDF5 files, open again what a killed writer left."),
     "export": ("export", "Copy streams to another store."),
     "delete": ("delete", "Delete a stream: its records, then its blobs."),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -28,6 +28,7 @@ from pipeline.cli.output import (
 from pipeline.cli.signals import Stop, stopping
 
 if TYPE_CHECKING:
+    from pipeline.session import Session
     from pipeline.sinks.hdf5.following import SinkReport
     from pipeline.sinks.hdf5.layout import Extra
 
@@ -140,8 +141,6 @@ def hdf5(
     from pipeline.sinks.hdf5.digests import write_digests
     from pipeline.sinks.hdf5.files import Options
     from pipeline.sinks.hdf5.following import write_stream
-    from pipeline.sinks.hdf5.joining import Joined
-    from pipeline.sinks.hdf5.mapping import load_mapping
     from pipeline.sinks.hdf5.writers import write_in_processes
 
     with (
@@ -152,17 +151,13 @@ def hdf5(
         if wait_s or follow:
             await_stream(session, stream, timeout_s=wait_s or _FOLLOW_WAIT_S, stop=stop.event)
         with open_stream(session, stream) as opened, ExitStack() as held:
-            extras: list[Extra] = [load_mapping(mapping)] if mapping is not None else []
-            if joined:
-                slow = [held.enter_context(open_stream(session, name)) for name in joined]
-                extras.append(Joined(slow))
             options = Options(
                 compression=compression,
                 overwrite=overwrite,
                 frames_per_file=frames_per_file,
                 check=check,
                 layout=layout,
-                extras=extras,
+                extras=_extras(session, held, mapping, joined),
             )
             write = (
                 partial(write_in_processes, session, writers=writers)
@@ -180,6 +175,43 @@ def hdf5(
         if report is not None and checksum:
             write_digests(Path(report.path), [Path(part) for part in report.parts])
     _tell(report, stop, as_json=as_json)
+
+
+@command.command("connect-writer", hidden=True)
+@click.option(
+    "--socket",
+    "path",
+    required=True,
+    type=click.Path(path_type=Path, exists=True),
+    help="Where the task of Kafka Connect listens.",
+)
+def connect_writer(path: Path) -> None:
+    """Write files for a task of the HDF5 connector, which starts this (docs/connect.md)."""
+    import socket
+
+    from pipeline.connectors.hdf5 import Task
+    from pipeline.session import connect
+
+    with (
+        socket.socket(socket.AF_UNIX) as connection,
+        suppress(BrokenPipeError, ConnectionResetError),  # the task is gone: so are the writers
+        connect() as session,
+    ):
+        connection.connect(str(path))
+        Task(session).serve(connection)
+
+
+def _extras(
+    session: Session, held: ExitStack, mapping: Path | None, joined: tuple[str, ...]
+) -> list[Extra]:
+    """Return what the file gets besides; streams stay open as long as ``held``."""
+    from pipeline.sinks.hdf5.joining import Joined
+    from pipeline.sinks.hdf5.mapping import load_mapping
+
+    extras: list[Extra] = [load_mapping(mapping)] if mapping is not None else []
+    if joined:
+        extras.append(Joined([held.enter_context(open_stream(session, name)) for name in joined]))
+    return extras
 
 
 def _tell(report: SinkReport | None, stop: Stop, *, as_json: bool) -> None:

@@ -29,12 +29,17 @@ def command(home: Path | None, as_json: bool) -> None:
         "store": info.store_url if info else None,
         "s3": info.s3.endpoint if info and info.s3 else None,
         "s3_pid": found.s3.pid,
+        "connect": info.connect.url if info and info.connect else None,
+        "connect_pid": found.connect.pid,
+        "connect_answers": found.connect.answers if found.connect.pid else None,
         "started_ns": info.started_ns if info else None,
     }
     if as_json:
         print_json(facts)
     else:
         shown = {name: value for name, value in facts.items() if value not in (None, True, False)}
+        if found.connect.pid and not found.connect.answers:
+            shown["connect"] = f"{shown.get('connect', '')} (does not answer)".strip()
         if "started_ns" in shown:
             shown["started"] = time_text(shown.pop("started_ns"))
         print_pairs(shown)

@@ -100,8 +100,7 @@ class Admin:
         ``replication`` defaults to min(3, brokers); with 2 or more min.insync.replicas is 2.
         ``durable``: flush every record where there is one replica only.
         """
-        brokers = len(self._brokers())
-        replicas = replication or min(3, brokers)
+        replicas = replication or self.replication()
         config = dict(_COMPACTED if compacted else _DATA)
         if replicas >= 2:
             config["min.insync.replicas"] = "2"
@@ -125,9 +124,15 @@ class Admin:
                 raise self._watch.error(f"topic {topic} was created, but no broker tells of it")
             time.sleep(0.02)
 
-    def _brokers(self) -> dict[int, Any]:
+    def replication(self) -> int:
+        """Return how many replicas a topic gets where nobody says: 3, or as many as brokers."""
         with translated(self._watch):
-            return dict(self.client.list_topics(timeout=self.settings.timeout_s).brokers)
+            return min(3, len(self.client.list_topics(timeout=self.settings.timeout_s).brokers))
+
+    def cluster_id(self) -> str:
+        """Return Kafka's own name for the cluster of these brokers."""
+        with translated(self._watch):
+            return str(self.client.list_topics(timeout=self.settings.timeout_s).cluster_id)
 
     def flush_every_record(self, topic: str) -> None:
         """Make the broker fsync each record of ``topic`` where it has one replica only."""

@@ -10,7 +10,7 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaError, TopicPartition
 
 from pipeline.config import KafkaSettings
 from pipeline.errors import TopicMissingError, WireError
-from pipeline.kafka.client import make_consumer, translated
+from pipeline.kafka.client import asked, make_consumer, translated
 from pipeline.kafka.producer import Acknowledged, LogProducer
 from pipeline.naming import Names
 from pipeline.records import CatalogueRecord, Mark, Pointer, Seal, Segment
@@ -91,7 +91,10 @@ class CatalogueTopic:
     def _end(self, timeout_s: float) -> int:
         partition = TopicPartition(self.topic, 0)
         try:
-            _, high = self._consumer.get_watermark_offsets(partition, timeout=timeout_s)
+            _, high = asked(
+                lambda left_s: self._consumer.get_watermark_offsets(partition, timeout=left_s),
+                timeout_s,
+            )
         except Exception as error:
             code = error.args[0].code() if error.args and hasattr(error.args[0], "code") else None
             unknown = (

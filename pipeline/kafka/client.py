@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
 from pipeline.config import KafkaSettings
 from pipeline.errors import BrokerDeniedError, BrokerUnavailableError, ConfigError, PipelineError
+
+T = TypeVar("T")
 
 log = logging.getLogger("lichtstrom.kafka")
 #: librdkafka's own lines (reconnects, ...) are its business unless somebody debugs.
@@ -44,6 +47,20 @@ _REFUSED = frozenset(
         KafkaError.NON_EMPTY_GROUP,
     }
 )
+#: A partition's leader is about to be known: of a topic made a moment ago, or after a broker went.
+#: The client asks again by itself when it fetches or produces, not when it asks for offsets.
+_LEADER_CHANGES = frozenset(
+    {
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.REPLICA_NOT_AVAILABLE,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.OFFSET_NOT_AVAILABLE,
+        KafkaError.KAFKA_STORAGE_ERROR,
+    }
+)
+_LEADER_WAIT_S = 0.05
 
 
 class Watch:
@@ -81,6 +98,22 @@ def translated(watch: Watch) -> Iterator[None]:
         yield
     except KafkaException as error:
         raise watch.error(error) from error
+
+
+def asked(question: Callable[[float], T], timeout_s: float) -> T:
+    """Return the answer to a question about offsets, asked again while a leader changes.
+
+    ``question`` gets the seconds left; blocks up to ``timeout_s``.  Raises KafkaException.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            return question(max(left, _LEADER_WAIT_S))
+        except KafkaException as error:
+            if error.args[0].code() not in _LEADER_CHANGES or left <= _LEADER_WAIT_S:
+                raise
+        time.sleep(_LEADER_WAIT_S)
 
 
 def _base(settings: KafkaSettings, watch: Watch) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from pipeline.config import KafkaSettings
 from pipeline.errors import StreamNotFoundError
 from pipeline.kafka.catalogue import CatalogueTopic
-from pipeline.kafka.client import Watch, make_consumer, translated
+from pipeline.kafka.client import Watch, asked, make_consumer, translated
 from pipeline.kafka.cursor import KafkaCursor
 from pipeline.kafka.ranges import RangeReader
 from pipeline.kafka.search import PartitionSearch
@@ -140,7 +140,7 @@ class KafkaStreamLog:
             wanted = [
                 TopicPartition(self.topic, p, since_ms) for p in range(self._info.start.partitions)
             ]
-            found = self._client().offsets_for_times(wanted, timeout=self._settings.timeout_s)
+            found = asked(lambda left_s: self._offsets_at(wanted, left_s), self._settings.timeout_s)
             for entry in found:
                 if entry.offset < 0:  # nothing since then
                     continue
@@ -150,6 +150,13 @@ class KafkaStreamLog:
                         newest = max(newest or 0, located.timestamp_ms)
         return newest
 
+    def _offsets_at(self, wanted: list[TopicPartition], timeout_s: float) -> list[TopicPartition]:
+        found = self._client().offsets_for_times(wanted, timeout=timeout_s)
+        for entry in found:
+            if entry.error is not None:
+                raise KafkaException(entry.error)
+        return list(found)
+
     def _range(self, partition: int) -> tuple[int, int]:
         end = self._info.end_offsets
         low, high = self._watermarks(partition)
@@ -157,13 +164,14 @@ class KafkaStreamLog:
         return first, high if end is None else min(high, end[partition])
 
     def _watermarks(self, partition: int) -> tuple[int, int]:
+        where = TopicPartition(self.topic, partition)
         with self._lock:
-            try:
-                low, high = self._asking().get_watermark_offsets(
-                    TopicPartition(self.topic, partition), timeout=self._settings.timeout_s
+            asker = self._asking()
+            with translated(self._watch):
+                low, high = asked(
+                    lambda left_s: asker.get_watermark_offsets(where, timeout=left_s),
+                    self._settings.timeout_s,
                 )
-            except KafkaException as error:
-                raise self._watch.error(error) from error
         return int(low), int(high)
 
     def _search(self, partition: int) -> PartitionSearch:

@@ -1,11 +1,12 @@
-"""The local runtime: a real Kafka broker and a real S3 server as child processes, no Docker."""
+"""The local runtime: real servers (Kafka, S3, Kafka Connect) as child processes, no Docker."""
 
 from pipeline.local.paths import default_home
 from pipeline.local.runtime import down, up
-from pipeline.local.state import KafkaInfo, RuntimeInfo, S3Info
+from pipeline.local.state import ConnectInfo, KafkaInfo, RuntimeInfo, S3Info
 from pipeline.local.status import RuntimeStatus, ServiceStatus, status
 
 __all__ = [
+    "ConnectInfo",
     "KafkaInfo",
     "RuntimeInfo",
     "RuntimeStatus",

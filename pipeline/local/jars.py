@@ -1,4 +1,4 @@
-"""The broker's class path: a lock file, a cache, and checksums in between."""
+"""Class paths of Kafka's programs: lock files, a cache, and checksums in between."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from pipeline.local.locks import locked
 from pipeline.local.paths import cache_dir
 from pipeline.local.progress import Progress, quiet
 
-LOCK_FILE = "kafka.lock"
+#: The class path of the broker, and the one of a Connect worker.
+KAFKA_LOCK = "kafka.lock"
+CONNECT_LOCK = "connect.lock"
 
 _LINE = re.compile(r"([\w.-]+):([\w.-]+):([\w.-]+) ([0-9a-f]{64})")
 
@@ -43,14 +45,17 @@ class Artifact:
         return f"{folder}/{self.name}/{self.version}/{self.name}-{self.version}.jar"
 
 
-def read_lock() -> tuple[Artifact, ...]:
-    """Return the artifacts of the lock file that is shipped with the package."""
-    text = resources.files("pipeline.local").joinpath(LOCK_FILE).read_text("utf-8")
-    return parse_lock(text)
+def read_lock(name: str = KAFKA_LOCK) -> tuple[Artifact, ...]:
+    """Return the artifacts of a lock file that is shipped with the package."""
+    text = resources.files("pipeline.local").joinpath(name).read_text("utf-8")
+    return parse_lock(text, name=name)
 
 
-def parse_lock(text: str) -> tuple[Artifact, ...]:
-    """Parse ``group:artifact:version sha256`` lines; ``#`` starts a comment line."""
+def parse_lock(text: str, *, name: str = KAFKA_LOCK) -> tuple[Artifact, ...]:
+    """Parse ``group:artifact:version sha256`` lines; ``#`` starts a comment line.
+
+    ``name`` is the file's, for the error.
+    """
     artifacts = []
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
@@ -58,10 +63,10 @@ def parse_lock(text: str) -> tuple[Artifact, ...]:
         match = _LINE.fullmatch(line.strip())
         if match is None:
             raise RuntimeUnavailableError(
-                f"{LOCK_FILE} line {number} is not 'group:artifact:version sha256': {line!r}"
+                f"{name} line {number} is not 'group:artifact:version sha256': {line!r}"
             )
-        group, name, version, sha256 = match.groups()
-        artifacts.append(Artifact(group=group, name=name, version=version, sha256=sha256))
+        group, artifact, version, sha256 = match.groups()
+        artifacts.append(Artifact(group=group, name=artifact, version=version, sha256=sha256))
     return tuple(artifacts)
 
 

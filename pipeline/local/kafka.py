@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.local.commands import run
+from pipeline.local.jvm import environment, logging_properties
 from pipeline.local.net import LOOPBACK
 from pipeline.local.processes import ProcessId, spawn
 
@@ -62,31 +63,6 @@ group.share.heartbeat.interval.ms=300
 group.share.min.heartbeat.interval.ms=200
 group.share.session.timeout.ms=10000
 group.share.min.session.timeout.ms=6000
-"""
-
-# The output file gets warnings only and so stays small; kafka.log rolls over.
-_LOGGING = """\
-status=warn
-appender.file.type=RollingFile
-appender.file.name=file
-appender.file.fileName={log}/kafka.log
-appender.file.filePattern={log}/kafka.%i.log
-appender.file.layout.type=PatternLayout
-appender.file.layout.pattern=%d %p %c{{1}} %m%n
-appender.file.policies.type=Policies
-appender.file.policies.size.type=SizeBasedTriggeringPolicy
-appender.file.policies.size.size=10MB
-appender.file.strategy.type=DefaultRolloverStrategy
-appender.file.strategy.max=3
-appender.out.type=Console
-appender.out.name=out
-appender.out.layout.type=PatternLayout
-appender.out.layout.pattern=%d %p %c{{1}} %m%n
-appender.out.filter.level.type=ThresholdFilter
-appender.out.filter.level.level=error
-rootLogger.level=info
-rootLogger.appenderRef.file.ref=file
-rootLogger.appenderRef.out.ref=out
 """
 
 # An archive that does not fit after all is passed over, and we need no word of it: the JVM's own
@@ -140,7 +116,7 @@ class KafkaServer:
             run(argv, timeout_s=60.0)
         dump = [f"-XX:ArchiveClassesAtExit={self.dump_to}"] if self.dump_to else []
         argv = self._command(*dump, "kafka.Kafka", self._properties)
-        return spawn(argv, env=_environment(), output=self.output)
+        return spawn(argv, env=environment(), output=self.output)
 
     def answers(self, ports: tuple[int, ...]) -> bool:
         """Tell whether the broker names itself in answer to a metadata request."""
@@ -163,7 +139,7 @@ class KafkaServer:
                 host=LOOPBACK, port=port, controller_port=controller_port, data=folder / "data"
             )
         )
-        (folder / "log4j2.properties").write_text(_LOGGING.format(log=log))
+        (folder / "log4j2.properties").write_text(logging_properties("kafka", log))
 
     def _command(self, *arguments: str) -> list[str]:
         class_path = os.pathsep.join(map(str, self.jars))
@@ -202,9 +178,3 @@ def broker_count(host: str, port: int, *, timeout_s: float) -> int:
             # Answer: length, correlation id, then the array of brokers.
             _, _, count = struct.unpack(">iii", stream.read(12))
     return int(count)
-
-
-def _environment() -> dict[str, str]:
-    # Options meant for other Java programs must not reach the broker.
-    unwanted = {"JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "CLASSPATH"}
-    return {name: value for name, value in os.environ.items() if name not in unwanted}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.errors import RuntimeUnavailableError
 from pipeline.local.archive import ensure_archive
+from pipeline.local.connect import ALIVE, ConnectServer
+from pipeline.local.connect_worker import make_server
 from pipeline.local.jars import ensure as ensure_jars
 from pipeline.local.jars import read_lock
 from pipeline.local.java import ensure_java
@@ -18,9 +20,10 @@ from pipeline.local.net import LOOPBACK
 from pipeline.local.processes import is_running, stop
 from pipeline.local.progress import Progress, quiet
 from pipeline.local.s3 import REGION, S3Server, ensure_versitygw
-from pipeline.local.servers import ensure_serving, is_serving
+from pipeline.local.servers import STOP_TIMEOUT_S, Server, ensure_serving, is_serving
 from pipeline.local.state import (
     RUNTIME_FILE,
+    ConnectInfo,
     KafkaInfo,
     RuntimeInfo,
     S3Info,
@@ -28,6 +31,7 @@ from pipeline.local.state import (
     State,
     write_private,
 )
+from pipeline.naming import DEFAULT_PREFIX
 
 LOCK_FILE = ".lock"
 
@@ -38,6 +42,8 @@ def up(
     timeout_s: float = 120.0,
     prepare_timeout_s: float = 900.0,
     s3: bool = True,
+    connect: bool = False,
+    prefix: str = DEFAULT_PREFIX,
     progress: Progress | None = None,
 ) -> RuntimeInfo:
     """Start what does not run of the servers of ``home`` and return where they answer.
@@ -56,6 +62,10 @@ def up(
         Limit for each download or build that the first start on a machine needs.
     s3:
         Start the S3 server too; without any way to get one, this is said and left out.
+    connect:
+        Start a Kafka Connect worker, too.  One that runs, or was killed, is kept in any case.
+    prefix:
+        What the names of the worker's topics and of its group begin with.
     progress:
         Called with a line of text at each step.
 
@@ -74,7 +84,7 @@ def up(
     with locked(home / LOCK_FILE, timeout_s=timeout_s):
         return _Up(
             home=home, timeout_s=timeout_s, prepare_timeout_s=prepare_timeout_s, tell=tell
-        ).run(want_s3=s3)
+        ).run(want_s3=s3, prefix=prefix if connect else None)
 
 
 def down(home: Path, *, timeout_s: float = 60.0) -> bool:
@@ -90,9 +100,12 @@ def down(home: Path, *, timeout_s: float = 60.0) -> bool:
         state = State.load(home)
         # First the note, so that nobody finds servers that are about to go.
         (home / RUNTIME_FILE).unlink(missing_ok=True)
-        # The S3 server first: it is quick, and a record must not outlive its bytes' server.
-        stopped = [stop(server.process, timeout_s=timeout_s) for server in (state.s3, state.kafka)]
-        state.s3.process = state.kafka.process = None
+        # Connect first, while it can finish its work; then the S3 server: it is quick, and a
+        # record must not outlive its bytes' server.
+        servers = (state.connect, state.s3, state.kafka)
+        stopped = [stop(server.process, timeout_s=timeout_s) for server in servers]
+        for server in servers:
+            server.process = None
         state.save(home)
     return any(stopped)
 
@@ -106,7 +119,7 @@ class _Up:
     prepare_timeout_s: float
     tell: Progress
 
-    def run(self, *, want_s3: bool) -> RuntimeInfo:
+    def run(self, *, want_s3: bool, prefix: str | None) -> RuntimeInfo:
         state = State.load(self.home)
         state.cluster_id = state.cluster_id or new_cluster_id()
         state.access_key = state.access_key or secrets.token_hex(10)
@@ -116,8 +129,16 @@ class _Up:
         s3 = self._s3_server(state) if want_s3 or is_running(state.s3.process) else None
         if not serving:
             kafka = self._kafka_server(state)
+        # Asked for, or not stopped by `down`: then it was killed, and is started as it was.
+        want_connect = prefix is not None or state.connect.process is not None
+        connect: ConnectServer | None = None
+        if want_connect and not is_serving(
+            ConnectServer(home=self.home, probe=ALIVE), state.connect
+        ):
+            connect = self._connect_server(prefix)
         # What runs already is not ours to stop when something else fails.
-        started = [x for x in (state.kafka, state.s3) if not is_running(x.process)]
+        servers = (state.kafka, state.s3, state.connect)
+        started = [x for x in servers if not is_running(x.process)]
         try:
             if not serving:
                 self.tell("starting Kafka")
@@ -125,6 +146,8 @@ class _Up:
             self._serve(kafka, state.kafka, state)
             if s3 is not None:
                 self._serve(s3, state.s3, state)
+            if want_connect:
+                self._serve_connect(connect, state, prefix)
             info = self._info(state)
             write_private(self.home / RUNTIME_FILE, info.to_json())
         except BaseException:
@@ -132,7 +155,23 @@ class _Up:
             raise
         return info
 
-    def _serve(self, server: KafkaServer | S3Server, which: ServerState, state: State) -> None:
+    def _serve_connect(
+        self, server: ConnectServer | None, state: State, prefix: str | None
+    ) -> None:
+        bootstrap = _bootstrap(state)
+        if server is None:
+            if ConnectServer(home=self.home).recorded().get("bootstrap.servers") == bootstrap:
+                return
+            # The broker had to take another port: the worker would look for it in vain.
+            stop(state.connect.process, timeout_s=STOP_TIMEOUT_S)
+            server = self._connect_server(prefix)
+        self.tell("starting Kafka Connect")
+        self._serve(replace(server, bootstrap=bootstrap), state.connect, state)
+
+    def _connect_server(self, prefix: str | None) -> ConnectServer:
+        return make_server(self.home, prefix, timeout_s=self.prepare_timeout_s, progress=self.tell)
+
+    def _serve(self, server: Server, which: ServerState, state: State) -> None:
         ensure_serving(server, which, save=lambda: state.save(self.home), timeout_s=self.timeout_s)
 
     def _kafka_server(self, state: State) -> KafkaServer:
@@ -165,10 +204,11 @@ class _Up:
 
     def _info(self, state: State) -> RuntimeInfo:
         return RuntimeInfo(
-            kafka=KafkaInfo(bootstrap=f"{LOOPBACK}:{state.kafka.ports[0]}", pid=_pid(state.kafka)),
+            kafka=KafkaInfo(bootstrap=_bootstrap(state), pid=_pid(state.kafka)),
             store_url=(self.home / "store").as_uri(),
             s3=_s3_info(state),
             started_ns=state.started_ns,
+            connect=_connect_info(state),
         )
 
     def _undo(self, started: list[ServerState], state: State) -> None:
@@ -176,6 +216,16 @@ class _Up:
             stop(server.process, timeout_s=10.0)
             server.process = None
         state.save(self.home)
+
+
+def _bootstrap(state: State) -> str:
+    return f"{LOOPBACK}:{state.kafka.ports[0]}"
+
+
+def _connect_info(state: State) -> ConnectInfo | None:
+    if not is_running(state.connect.process):
+        return None
+    return ConnectInfo(url=f"http://{LOOPBACK}:{state.connect.ports[0]}", pid=_pid(state.connect))
 
 
 def _s3_info(state: State) -> S3Info | None:

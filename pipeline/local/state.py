@@ -42,6 +42,14 @@ class S3Info:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectInfo:
+    """Where the Kafka Connect worker answers: its REST interface."""
+
+    url: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeInfo:
     """The servers of one runtime, as clients need to know them.
 
@@ -55,12 +63,15 @@ class RuntimeInfo:
         The S3 server on that very directory, or None where none could be had.
     started_ns:
         When the broker was started, ns since 1970.
+    connect:
+        The Kafka Connect worker, or None where none was asked for.
     """
 
     kafka: KafkaInfo
     store_url: str
     s3: S3Info | None
     started_ns: int
+    connect: ConnectInfo | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of ``runtime.json``."""
@@ -70,17 +81,19 @@ class RuntimeInfo:
             "store": {"url": self.store_url},
             "s3": dataclasses.asdict(self.s3) if self.s3 else None,
             "started_ns": self.started_ns,
+            "connect": dataclasses.asdict(self.connect) if self.connect else None,
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RuntimeInfo:
         """Return what :meth:`to_json` wrote; KeyError or TypeError if it is something else."""
-        s3 = data["s3"]
+        s3, connect = data["s3"], data.get("connect")
         return cls(
             kafka=KafkaInfo(**data["kafka"]),
             store_url=data["store"]["url"],
             s3=S3Info(**s3) if s3 else None,
             started_ns=data["started_ns"],
+            connect=ConnectInfo(**connect) if connect else None,
         )
 
 
@@ -102,6 +115,7 @@ class State:
     started_ns: int = 0
     kafka: ServerState = field(default_factory=ServerState)
     s3: ServerState = field(default_factory=ServerState)
+    connect: ServerState = field(default_factory=ServerState)
 
     def save(self, home: Path) -> None:
         """Write ``state.json``, readable by its owner alone."""
@@ -114,7 +128,9 @@ class State:
         if data is None:
             return cls()
         try:
-            for name in ("kafka", "s3"):
+            # Homes from before there was a Connect worker know nothing of one.
+            data.setdefault("connect", dataclasses.asdict(ServerState()))
+            for name in ("kafka", "s3", "connect"):
                 server = data[name]
                 process = server["process"]
                 data[name] = ServerState(

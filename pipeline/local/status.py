@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.local.connect import ALIVE, ConnectServer
 from pipeline.local.kafka import KafkaServer
 from pipeline.local.processes import is_running
 from pipeline.local.s3 import S3Server
@@ -19,7 +20,7 @@ class ServiceStatus:
     Parameters
     ----------
     name:
-        ``Kafka`` or ``versitygw``.
+        ``Kafka``, ``versitygw`` or ``Kafka Connect``.
     pid:
         Its process as ``up`` recorded it, or None.
     running:
@@ -42,33 +43,38 @@ class RuntimeStatus:
     info: RuntimeInfo | None
     kafka: ServiceStatus
     s3: ServiceStatus
+    connect: ServiceStatus
 
     @property
     def running(self) -> bool:
-        """Whether clients can work: the broker answers, and the S3 server if there is one."""
+        """Whether clients can work: the broker answers, and what else is to run."""
         if self.info is None or not self.kafka.answers:
             return False
-        return self.info.s3 is None or self.s3.answers
+        if self.info.s3 is not None and not self.s3.answers:
+            return False
+        return self.info.connect is None or self.connect.answers
 
     @property
     def summary(self) -> str:
         """``running``, ``stopped``, or what is wrong, in a few words."""
         if self.running:
             return "running"
-        if self.info is None and not (self.kafka.running or self.s3.running):
+        services = (self.kafka, self.s3, self.connect)
+        if self.info is None and not any(s.running for s in services):
             return "stopped"
-        dead = [s.name for s in (self.kafka, self.s3) if s.pid and not s.answers]
+        dead = [s.name for s in services if s.pid and not s.answers]
         return f"damaged: {' and '.join(dead) or 'start'} failed; `lichtstrom up` repairs it"
 
 
 def status(home: Path) -> RuntimeStatus:
-    """Look at the runtime of ``home``; blocks two seconds at most."""
+    """Look at the runtime of ``home``; blocks three seconds at most."""
     home = home.expanduser().absolute()
     state, info = State.load(home), load_info(home)
     services = []
     for server, recorded in (
         (KafkaServer(home=home), state.kafka),
         (S3Server(home=home), state.s3),
+        (ConnectServer(home=home, probe=ALIVE), state.connect),
     ):
         services.append(
             ServiceStatus(
@@ -78,4 +84,5 @@ def status(home: Path) -> RuntimeStatus:
                 answers=is_serving(server, recorded),
             )
         )
-    return RuntimeStatus(home=home, info=info, kafka=services[0], s3=services[1])
+    kafka, s3, connect = services
+    return RuntimeStatus(home=home, info=info, kafka=kafka, s3=s3, connect=connect)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +79,12 @@ def test_killed_at_any_moment_the_files_lack_and_double_nothing(
         assert sink.returncode == 0, err
         with session.stream(beamtime, "d", "s") as stream:
             numbers = np.unique(stream.table().numbers)
-    with h5py.File(tmp_path / "d_s.h5") as file:
+    check_whole(tmp_path, numbers)
+
+
+def check_whole(directory: Path, numbers: Any) -> None:
+    """Assert that the file has these frames, each at its place, and nothing is left beside it."""
+    with h5py.File(directory / "d_s.h5") as file:
         places = file["entry/data/frame_number"][:]
         assert places.tolist() == list(range(numbers[0], numbers[-1] + 1))
         valid = file["entry/instrument/detector/frame_valid"][:] == 1
@@ -85,7 +92,39 @@ def test_killed_at_any_moment_the_files_lack_and_double_nothing(
         for position in np.flatnonzero(valid):
             assert (file["entry/data/data"][position] == image(int(places[position]))).all()
         assert (file["entry/data/data"][0 :: max(1, len(places) // 50)].shape[1:]) == _SHAPE
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert not [path for path in directory.iterdir() if path.name.startswith(".")]
+
+
+def test_writers_end_when_the_command_is_killed(
+    home_env: Path, beamtime: str, tmp_path: Path
+) -> None:
+    with connect("file") as session, session.publish(beamtime, "d", "s") as out:
+        out.write(image(1), number=1)
+        out.flush()
+        sink = _start(beamtime, tmp_path, ["--writers", "2"])
+        try:
+            _until(lambda: len(_children(sink.pid)) >= 2)
+            writers = _children(sink.pid)
+            sink.kill()
+            sink.communicate()
+            _until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in writers))
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(sink.pid, signal.SIGKILL)
+
+
+def _children(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def _start(beamtime: str, directory: Path, options: list[str]) -> subprocess.Popen[str]:

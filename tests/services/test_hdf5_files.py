@@ -6,15 +6,17 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
-import hdf5plugin  # noqa: F401 -- registers the filters
+import hdf5plugin
 import numpy as np
 import pytest
 
 from pipeline.errors import SinkError
 from pipeline.frame import Module
+from pipeline.publisher import Publisher
 from pipeline.session import Session, connect
 from pipeline.sinks.hdf5.checking import check_file
 from pipeline.sinks.hdf5.digests import write_digests
@@ -228,3 +230,95 @@ def test_slow_values_are_joined_by_time(session: Session, beamtime: str, tmp_pat
                 found = group["temperature"][:]
             assert np.isnan(found[:3]).all()
             assert found[3:].tolist() == [80, 80, 81, 81, 81, 82, 82]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"by_partition": True},
+        {"frames_per_file": 3},
+        {"frames_per_file": 3, "layout": "dectris"},
+    ],
+    ids=["one", "by partition", "by number", "dectris"],
+)
+@pytest.mark.parametrize("modules", [(), MODULES], ids=["whole", "modules"])
+def test_a_stream_without_frames_gives_one_file_that_says_so(
+    session: Session,
+    beamtime: str,
+    tmp_path: Path,
+    options: dict[str, Any],
+    modules: tuple[Module, ...],
+) -> None:
+    if modules and "layout" in options:
+        pytest.skip("a detector with modules has no files in DECTRIS' layout")
+    with session.publish(beamtime, "d", "s", modules=modules):
+        pass
+    report = write(session, beamtime, tmp_path, **options)
+    assert report is not None
+    assert [report.written, report.parts] == [0, []]
+    assert [str(path) for path in tmp_path.iterdir()] == [report.path]
+    assert check_file(Path(report.path)) == []
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Publish as somebody does who does not look at what they send."""
+    careless = SimpleNamespace(check=lambda *_, **__: None)
+    monkeypatch.setattr("pipeline.publishing.inputs.codecs", careless)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_modules_that_cannot_be_written_are_counted_each(
+    session: Session, beamtime: str, tmp_path: Path
+) -> None:
+    with session.publish(beamtime, "d", "s", modules=MODULES, frames_per_chunk=4) as out:
+        for number in range(8):
+            for module in (0, 1):
+                write_damaged_at_5(out, number, module)
+    report = write(session, beamtime, tmp_path)
+    assert report is not None
+    assert report.written == 14
+    assert list(report.invalid) == [5]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_parts_that_were_finished_before_a_kill_still_tell_what_they_lack(
+    session: Session, beamtime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with session.publish(beamtime, "d", "s", frames_per_chunk=4) as out:
+        for number in range(8):
+            write_damaged_at_5(out, number)
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("pipeline.sinks.hdf5.following.write_master", killed)
+        write(session, beamtime, tmp_path, by_partition=True)
+    report = write(session, beamtime, tmp_path, by_partition=True)
+    assert report is not None
+    assert report.written == 7
+    assert list(report.invalid) == [5]
+    with h5py.File(report.path) as file:
+        assert file["entry/instrument/detector/frame_valid"][:].tolist() == [1] * 5 + [0, 1, 1]
+
+
+def write_damaged_at_5(out: Publisher, number: int, module: int | None = None) -> None:
+    """Write an image as a detector sends it; of frame 5 the chunk is cut."""
+    with h5py.File("chunk.h5", "w", driver="core", backing_store=False) as file:
+        made = file.create_dataset(
+            "chunk",
+            data=image(number, module or 0),
+            chunks=(8, 10),
+            **hdf5plugin.Bitshuffle(cname="lz4"),
+        )
+        packed = made.id.read_direct_chunk((0, 0))[1]
+    out.write(
+        packed[:-9] if number == 5 else packed,
+        number=number,
+        module=module,
+        encoding="bslz4",
+        shape=(8, 10),
+        dtype="uint16",
+    )

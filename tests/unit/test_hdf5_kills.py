@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import random
@@ -152,3 +153,44 @@ def test_a_stream_with_other_partitions_than_the_file_is_refused(tmp_path: Path)
     object.__setattr__(other.start, "offsets", (0, 0))
     with Hdf5Sink(tmp_path) as sink, pytest.raises(SinkError, match="partitions"):
         sink.open(other)
+    with Hdf5Sink(tmp_path) as sink:  # what was there is there still
+        sink.open(make_info())
+        assert sink.marker == [1]
+        assert sink.counts.written == 1
+
+
+def test_a_disk_that_is_full_when_it_goes_on_costs_no_frame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Hdf5Sink(tmp_path) as sink:
+        sink.open(make_info())
+        sink.write(frame(0), (0, 0))
+        sink.checkpoint([1])
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched, Hdf5Sink(tmp_path) as sink:
+        patched.setattr("pipeline.sinks.hdf5.sink.left_behind", full)
+        with pytest.raises(SinkError, match="no room left"):
+            sink.open(make_info())
+    with Hdf5Sink(tmp_path) as sink:
+        sink.open(make_info())
+        assert sink.marker == [1]
+        path = Path(sink.finish({}))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_attributes_of_a_file_that_is_gone_do_not_come_into_the_next(tmp_path: Path) -> None:
+    with Hdf5Sink(tmp_path) as sink:
+        sink.open(make_info())
+        sink.write(frame(0, omega=1.0), (0, 0))
+        sink.checkpoint([1])
+    (part,) = tmp_path.glob(".*.part")
+    part.unlink()
+    with Hdf5Sink(tmp_path) as sink:
+        sink.open(make_info())
+        sink.write(frame(0), (0, 0))
+        path = Path(sink.finish({}))
+    with h5py.File(path) as file:
+        assert "omega" not in file["entry/instrument/detector"].get("attributes", ())

@@ -23,7 +23,7 @@ from pipeline.errors import (
 )
 from pipeline.kafka.admin import Admin
 from pipeline.kafka.catalogue import CatalogueTopic
-from pipeline.kafka.client import Watch, make_admin, make_consumer, make_producer, translated
+from pipeline.kafka.client import Watch, asked, make_admin, make_consumer, make_producer, translated
 from pipeline.kafka.cursor import KafkaCursor, decode_message
 from pipeline.kafka.producer import Acknowledged, LogProducer
 from pipeline.kafka.schemas import SchemaTopic, _take
@@ -344,3 +344,32 @@ def test_a_registry_that_is_no_http_address_is_not_asked(monkeypatch: pytest.Mon
 def test_damaged_schemas_are_wire_errors() -> None:
     with pytest.raises(WireError):
         make_schema("5")
+
+
+def test_offsets_are_asked_for_again_while_a_leader_changes() -> None:
+    answers = [KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, None]
+
+    def question(left_s: float) -> int:
+        assert 0 < left_s <= 10
+        if (code := answers.pop(0)) is not None:
+            raise KafkaException(KafkaError(code))
+        return 7
+
+    assert asked(question, 10) == 7
+    assert not answers
+
+
+@pytest.mark.parametrize(
+    ("code", "again"),
+    [(KafkaError.UNKNOWN_TOPIC_OR_PART, False), (KafkaError.NOT_LEADER_FOR_PARTITION, True)],
+)
+def test_other_answers_and_leaders_that_never_come_are_told(code: int, again: bool) -> None:
+    calls = []
+
+    def question(left_s: float) -> int:
+        calls.append(left_s)
+        raise KafkaException(KafkaError(code))
+
+    with pytest.raises(KafkaException):
+        asked(question, 0.5)
+    assert (len(calls) > 1) is again

@@ -51,6 +51,22 @@ def test_the_shipped_lock_file_names_the_broker_once_and_each_artifact_once() ->
     assert {a.version for a in artifacts if a.group == "org.apache.kafka"} == {"4.3.1"}
 
 
+def test_the_class_path_of_connect_has_the_brokers_versions_of_what_both_need() -> None:
+    connect = {f"{a.group}:{a.name}": a for a in jars.read_lock(jars.CONNECT_LOCK)}
+    broker = {f"{a.group}:{a.name}": a for a in jars.read_lock()}
+    assert connect["org.apache.kafka:connect-runtime"].version == "4.3.1"
+    assert "org.apache.logging.log4j:log4j-slf4j-impl" in connect
+    shared = connect.keys() & broker.keys()
+    assert "org.apache.kafka:kafka-clients" in shared
+    assert {name: connect[name] for name in shared} == {name: broker[name] for name in shared}
+    assert len(connect) == len(jars.read_lock(jars.CONNECT_LOCK))
+
+
+def test_a_wrong_line_is_said_with_the_name_of_its_lock_file() -> None:
+    with pytest.raises(RuntimeUnavailableError, match=r"connect\.lock line 2 is not"):
+        jars.parse_lock("# fine\nnonsense\n", name=jars.CONNECT_LOCK)
+
+
 def test_an_artifact_lies_where_maven_repositories_have_it() -> None:
     assert artifact().path == "org/example/thing_2.13/1.2-rc1/thing_2.13-1.2-rc1.jar"
 

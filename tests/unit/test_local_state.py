@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import PipelineError, RuntimeUnavailableError
-from pipeline.local import KafkaInfo, RuntimeInfo, S3Info, default_home, down, status
+from pipeline.local import ConnectInfo, KafkaInfo, RuntimeInfo, S3Info, default_home, down, status
 from pipeline.local.processes import ProcessId
 from pipeline.local.state import RUNTIME_FILE, ServerState, State, load_info, write_private
 
@@ -40,8 +41,26 @@ def test_runtime_json_has_the_shape_that_clients_read() -> None:
             "pid": 11,
         },
         "started_ns": 5,
+        "connect": None,
     }
     assert RuntimeInfo.from_json(INFO.to_json()) == INFO
+
+
+def test_the_note_of_a_connect_worker_comes_back_and_notes_from_before_it_are_read() -> None:
+    info = replace(INFO, connect=ConnectInfo(url="http://127.0.0.1:8083", pid=12))
+    assert RuntimeInfo.from_json(info.to_json()) == info
+    old = INFO.to_json()
+    del old["connect"]
+    assert RuntimeInfo.from_json(old) == INFO
+
+
+def test_the_state_of_a_home_from_before_connect_is_read(tmp_path: Path) -> None:
+    State(cluster_id="c", kafka=ServerState(ports=(1, 2))).save(tmp_path)
+    path = tmp_path / "state.json"
+    old = json.loads(path.read_text())
+    del old["connect"]
+    path.write_text(json.dumps(old))
+    assert State.load(tmp_path) == State(cluster_id="c", kafka=ServerState(ports=(1, 2)))
 
 
 def test_the_secret_key_is_not_in_the_repr() -> None:
@@ -78,13 +97,15 @@ def test_notes_of_an_earlier_boot_describe_a_damaged_runtime_not_a_running_one(
     # The pid is our own: it runs, but it is not the process that was recorded.
     stale = ProcessId(pid=os.getpid(), start_ticks=1, boot_id="an earlier boot")
     State(
-        kafka=ServerState(process=stale, ports=(1, 2)), s3=ServerState(process=stale, ports=(3,))
+        kafka=ServerState(process=stale, ports=(1, 2)),
+        s3=ServerState(process=stale, ports=(3,)),
+        connect=ServerState(process=stale, ports=(4,)),
     ).save(tmp_path)
     write_private(tmp_path / RUNTIME_FILE, INFO.to_json())
     found = status(tmp_path)
     assert not found.running
     assert not found.kafka.running
-    assert "Kafka and versitygw failed" in found.summary
+    assert "Kafka and versitygw and Kafka Connect failed" in found.summary
     assert not down(tmp_path)
     assert status(tmp_path).summary == "stopped"
     assert json.loads((tmp_path / "state.json").read_text())["kafka"]["ports"] == [1, 2]

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from pipeline.codecs import byte_view
 from pipeline.protocols import FrameLike
+from pipeline.reading.frame import sentinel
 
 Compression = Literal["as-is", "bslz4", "none"]
 #: Extents grow in blocks: a resize costs about 20 us.
@@ -60,14 +61,6 @@ def choose_format(compression: Compression, encoding: str) -> ChunkFormat:
     if compression == "as-is":
         return _FORMATS.get(encoding, _FORMATS["bslz4"])
     return _FORMATS["bslz4"]
-
-
-def sentinel(dtype: str) -> Any:
-    """Return what a missing pixel holds: the largest unsigned, -1 if signed, NaN for floats."""
-    kind = np.dtype(dtype)
-    if kind.kind == "u":
-        return np.iinfo(kind).max
-    return {"i": -1, "b": False}.get(kind.kind, np.nan)
 
 
 class ChunkWriter:

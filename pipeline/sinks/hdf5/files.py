@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import InvalidArgumentError, SinkError
+from pipeline.errors import InvalidArgumentError, SinkError, SinkRefusedError
 from pipeline.protocols import FrameLike
 from pipeline.records import StreamInfo
 from pipeline.sinks.hdf5.chunks import Compression
@@ -21,6 +21,7 @@ from pipeline.sinks.hdf5.counts import SinkCounts
 from pipeline.sinks.hdf5.flavours import LayoutKind
 from pipeline.sinks.hdf5.layout import Extra
 from pipeline.sinks.hdf5.prepare import Check
+from pipeline.sinks.hdf5.rows import Rows
 from pipeline.sinks.hdf5.share import Share
 from pipeline.sinks.hdf5.sink import WHOLE, Hdf5Sink, stem
 from pipeline.sinks.hdf5.target import Target
@@ -72,6 +73,12 @@ def master_path(directory: Path, info: StreamInfo, options: Options) -> Path:
     """Return the path of the file that users open."""
     suffix = "_master" if options.layout == "dectris" else ""
     return directory / f"{stem(info.start)}{suffix}.h5"
+
+
+def check_master_free(directory: Path, info: StreamInfo, options: Options) -> None:
+    """Raise SinkRefusedError if the file that users open is there and is not to be replaced."""
+    name = master_path(directory, info, options).name
+    Target(directory, name, overwrite=options.overwrite).check_free()
 
 
 def shares_of(info: StreamInfo, options: Options, span: tuple[int, int] | None) -> list[Share]:
@@ -155,13 +162,10 @@ class Files:
     def open(self) -> None:
         """Take the files, as far as they are known by now; raises SinkError."""
         if self.options.layout == "dectris" and self.info.start.modules:
-            raise SinkError("a detector with modules has no files in DECTRIS' layout: use nxmx")
-        final = master_path(self._directory, self.info, self.options)
-        if final.exists() and not self.options.overwrite:
-            raise SinkError(
-                f"{final} exists: choose another directory, or replace it (--overwrite,"
-                " overwrite=True)"
+            raise SinkRefusedError(
+                "a detector with modules has no files in DECTRIS' layout: use nxmx"
             )
+        check_master_free(self._directory, self.info, self.options)
         if self.is_plain:
             self._open(WHOLE)
         elif self.options.frames_per_file:
@@ -265,6 +269,7 @@ class Files:
         if (before := self._counts.pop(share, None)) is not None:
             sink.counts.duplicate += before.duplicate
             sink.counts.invalid.update(before.invalid)
+            sink.counts.refused = len(sink.counts.invalid)
 
     def _suspend_one(self) -> None:
         share, sink = next(iter(self._sinks.items()))
@@ -274,6 +279,14 @@ class Files:
         sink.suspend()
         self._counts[share] = sink.counts
 
+    def are_complete(self, span: tuple[int, int]) -> bool:
+        """Tell whether every part is there and waits for its master file."""
+        parts = part_paths(self._directory, self.info, self.options, span)
+        return all(
+            part.exists() and Target(self._directory, part.name, overwrite=False).journal.exists()
+            for part in parts
+        )
+
     def _is_complete(self, share: Share) -> bool:
         """Tell whether a part was finished by an earlier writer, and waits for its master file."""
         path = self._directory / f"{stem(self.info.start)}{share.suffix}.h5"
@@ -282,37 +295,32 @@ class Files:
         if not Target(self._directory, path.name, overwrite=False).journal.exists():
             # of a stream whose master was made
             if not self.options.overwrite:
-                raise SinkError(f"{path} exists: choose another directory, or replace it")
+                raise SinkRefusedError(f"{path} exists: choose another directory, or replace it")
             path.unlink()
             return False
         try:
             with h5py.File(path, locking=False) as file:
                 key = file["entry/provenance"].attrs["stream_key"].decode()
-                valid = int(file["entry/instrument/detector/frame_valid"][...].sum())
+                rows = Rows(file, base=0, share=share)
         except (OSError, KeyError) as error:
             raise SinkError(f"{path} exists and is no file of this stream: {error}") from error
         if key != self.info.start.stream_key.hex():
-            raise SinkError(f"{path} exists, of another stream: choose another directory")
-        self._counts[share] = SinkCounts(written=valid)
+            raise SinkRefusedError(f"{path} exists, of another stream: choose another directory")
+        # rows of frames that came and have no pixels
+        bad = rows.numbers[(rows.valid == 0) & (rows.partition >= 0)].tolist()
+        self._counts[share] = SinkCounts(
+            written=int(rows.valid.sum()),
+            invalid=dict.fromkeys(bad, "an earlier run could not write it"),
+            refused=len(bad),
+        )
         return True
 
     @property
     def counts(self) -> SinkCounts:
         """What became of the frames, in all files."""
-        every = [*self._counts.values(), *(sink.counts for sink in self._sinks.values())]
-        found = SinkCounts(
-            written=sum(counts.written for counts in every),
-            duplicate=sum(counts.duplicate for counts in every),
+        return SinkCounts.merged(
+            [*self._counts.values(), *(sink.counts for sink in self._sinks.values())]
         )
-        for counts in every:
-            found.invalid.update(counts.invalid)
-        return found
-
-    @property
-    def written(self) -> int:
-        """How many frames are in all files; of a detector with modules, of all modules."""
-        every = [*self._counts.values(), *(sink.counts for sink in self._sinks.values())]
-        return sum(counts.written for counts in every)
 
     @property
     def open_sinks(self) -> Mapping[Share, Hdf5Sink]:
@@ -328,10 +336,10 @@ class Files:
             if share in self._sinks:
                 yield share, self._sinks[share]
 
-    def checkpoint(self, marker: Sequence[int], *, every_s: float = 0.0) -> None:
+    def checkpoint(self, marker: Sequence[int]) -> None:
         """Bring everything to all files, and how far the log is in them."""
         for sink in self._sinks.values():
-            sink.checkpoint(marker, every_s=every_s)
+            sink.checkpoint(marker)
         self._marker = list(marker)
 
     def finish_parts(

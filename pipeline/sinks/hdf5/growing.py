@@ -9,16 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import InvalidArgumentError
+from pipeline.nexus.nxmx import INCOMPLETE, INVALID_PAYLOAD, LATE_DUPLICATE
 from pipeline.protocols import FrameLike
 from pipeline.sinks.hdf5.share import Share
-from pipeline.sinks.hdf5.table import (
-    INCOMPLETE,
-    INVALID_PAYLOAD,
-    LATE_DUPLICATE,
-    FrameTable,
-    Layout,
-    check_positions,
-)
+from pipeline.sinks.hdf5.table import FrameTable, Layout, check_positions
 from pipeline.sinks.hdf5.target import Target
 
 #: Inclusive ranges of frame numbers, by their name in the account.
@@ -47,15 +41,12 @@ class GrowingTable:
 
     Parameters
     ----------
-    stream_key:
-        Of the stream whose frames they are.
     table:
         As it was created or resumed; it lies in ``target.part``.
     """
 
-    def __init__(self, target: Target, *, stream_key: bytes, table: FrameTable) -> None:
+    def __init__(self, target: Target, *, table: FrameTable) -> None:
         self._target = target
-        self._key = stream_key
         self._moves = 0
         self.table = table
 
@@ -85,7 +76,7 @@ class GrowingTable:
             share=share,
         )
         target.rewritten.replace(target.part)
-        return cls(target, stream_key=stream_key, table=table)
+        return cls(target, table=table)
 
     def put(
         self,
@@ -175,9 +166,7 @@ class GrowingTable:
 
     def _move(self, base: int, capacity: int) -> None:
         target = self._target
-        self.table = self.table.moved(
-            target.rewritten, stream_key=self._key, base=base, capacity=capacity
-        )
+        self.table = self.table.moved(target.rewritten, base=base, capacity=capacity)
         target.rewritten.replace(target.part)
 
     def _mark(self, pair: tuple[int, int], bit: int) -> None:

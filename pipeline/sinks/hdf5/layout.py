@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.nexus.facts import Facts
 from pipeline.nexus.nxmx import Frames, nxmx
 from pipeline.nexus.text import utc
-from pipeline.nexus.tree import Array, Deferred, Field, Group, Images, Link, PerFrame
+from pipeline.nexus.tree import Array, Field, Group, Images, Link, PerFrame
 from pipeline.sinks.hdf5.finished import Finished
 from pipeline.sinks.hdf5.flavours import LayoutKind, column, shape_tree
 
@@ -79,13 +79,10 @@ def _write(target: Any, tree: Group) -> None:
             _write(target.require_group(name), node)
         elif isinstance(node, Link):
             # another name of the same dataset: XDS and the NXmx definition each look at their own
-            target[name] = target[node.target] if _is_mask(name) else h5py.SoftLink(node.target)
+            is_mask = name == "pixel_mask"
+            target[name] = target[node.target] if is_mask else h5py.SoftLink(node.target)
         else:
             _write_field(target, name, node)
-
-
-def _is_mask(name: str) -> bool:
-    return name == "pixel_mask"
 
 
 def _write_field(target: Any, name: str, node: Field) -> None:
@@ -96,9 +93,7 @@ def _write_field(target: Any, name: str, node: Field) -> None:
             for start in range(0, value.count, _BLOCK):
                 end = min(start + _BLOCK, value.count)
                 target[name][start:end] = value.at(np.arange(start, end))
-        elif isinstance(value, Deferred):
-            target.create_dataset(name, data=value.make())
-        elif not isinstance(value, Images):
+        elif isinstance(value, np.ndarray):
             data = value.item() if value.dtype == object else value
             target.create_dataset(name, data=data)
     target[name].attrs.update(node.attributes)

@@ -17,9 +17,10 @@ import numpy.typing as npt
 
 from pipeline.errors import SinkError
 from pipeline.frame import Module
-from pipeline.reading.frame import canvas
+from pipeline.nexus.nxmx import INCOMPLETE
+from pipeline.reading.frame import canvas, sentinel
 from pipeline.records import StreamInfo
-from pipeline.sinks.hdf5.chunks import format_of, sentinel
+from pipeline.sinks.hdf5.chunks import format_of
 from pipeline.sinks.hdf5.columns import Columns
 from pipeline.sinks.hdf5.files import Options, master_path, shares_of
 from pipeline.sinks.hdf5.finished import Finished
@@ -30,7 +31,7 @@ from pipeline.sinks.hdf5.provenance import write_provenance
 from pipeline.sinks.hdf5.rows import Rows
 from pipeline.sinks.hdf5.share import Share
 from pipeline.sinks.hdf5.sink import WHOLE, stem
-from pipeline.sinks.hdf5.table import INCOMPLETE, Layout, new_file
+from pipeline.sinks.hdf5.table import Layout, new_file
 from pipeline.sinks.hdf5.target import Target, sink_errors
 
 _DATA = "entry/data/data"

@@ -16,8 +16,9 @@ from pipeline.errors import (
     FrameExpiredError,
     IncompleteFrameError,
 )
+from pipeline.nexus.nxmx import INCOMPLETE, INVALID_PAYLOAD, NO_BLOB
 from pipeline.protocols import FrameLike
-from pipeline.sinks.hdf5.table import INCOMPLETE, INVALID_PAYLOAD, NO_BLOB, Layout
+from pipeline.sinks.hdf5.table import Layout
 
 Check = Literal["framing", "full"]
 #: Encodings whose framing proves all that a reader relies on.

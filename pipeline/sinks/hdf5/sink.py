@@ -16,8 +16,10 @@ from pipeline.errors import (
     ClosedError,
     InvalidArgumentError,
     SinkError,
+    SinkRefusedError,
 )
 from pipeline.naming import file_name
+from pipeline.nexus.nxmx import LATE_DUPLICATE
 from pipeline.protocols import FrameLike
 from pipeline.records import Start, StreamInfo
 from pipeline.sinks.hdf5.chunks import Compression, choose_format
@@ -31,14 +33,12 @@ from pipeline.sinks.hdf5.prepare import Check, Prepared, prepared
 from pipeline.sinks.hdf5.provenance import write_provenance
 from pipeline.sinks.hdf5.salvage import left_behind, note_places
 from pipeline.sinks.hdf5.share import Ints, Share
-from pipeline.sinks.hdf5.table import LATE_DUPLICATE, Layout
-from pipeline.sinks.hdf5.target import Target, short_name, sink_errors
+from pipeline.sinks.hdf5.table import Layout
+from pipeline.sinks.hdf5.target import Target, is_full, short_name, sink_errors
 
 log = logging.getLogger(__name__)
 
 WHOLE = Share()
-
-
 _RANGES = ("missing", "corrupt", "incomplete", "late", "duplicate")
 
 
@@ -133,21 +133,29 @@ class Hdf5Sink:
                 target.part.touch()  # now rather than with the first frame
                 self._journal = Journal(target.journal)
         except SinkError:
-            self.suspend()
+            self._close()
+            target.leave()
             raise
 
     def _go_on(self, target: Target, start: Start) -> None:
         try:
             found = left_behind(target, stream_key=start.stream_key, share=self.share)
         except (OSError, KeyError, ValueError, RuntimeError, SinkError) as error:
+            if is_full(error):  # it is good, and can be used when there is room
+                raise
             aside = target.set_aside()
             log.warning("an unfinished file was set aside path=%s reason=%s", aside, error)
             return
         if found is None:
+            target.journal.unlink(missing_ok=True)  # of whom, nobody knows
             return
         if len(found.marker) != len(self._marker):
-            raise SinkError(f"{target.part} was written with another number of partitions")
-        self._frames = GrowingTable(target, stream_key=start.stream_key, table=found)
+            found.close()
+            raise SinkRefusedError(
+                f"{target.part} was written with another number of partitions: delete it, or"
+                " choose another directory"
+            )
+        self._frames = GrowingTable(target, table=found)
         self._layout = found.layout
         self._marker = list(found.marker)
         self.counts.written = int(found.rows.valid.sum())
@@ -239,16 +247,16 @@ class Hdf5Sink:
             self.counts.duplicate += 1
             self._frames.note(number, LATE_DUPLICATE)
 
-    def checkpoint(self, marker: Sequence[int] | None = None, *, every_s: float = 0.0) -> bool:
+    def checkpoint(self, marker: Sequence[int] | None = None, *, every_s: float = 0.0) -> None:
         """Bring to the file what was written, then ``marker``: it is there whatever happens.
 
-        Does nothing within ``every_s`` of the last one; tells whether it did.  ``kill -9`` costs
-        nothing then; the power does, what the system has not brought to the disk yet.
+        Does nothing within ``every_s`` of the last one.  ``kill -9`` costs nothing then; the power
+        does, what the system has not brought to the disk yet.
         """
         target, _, journal = self._opened()
         now = time.monotonic()
         if now - self._checkpoint_s < every_s:
-            return False
+            return
         self._checkpoint_s = now
         if marker is not None:
             self._marker[:-1] = marker
@@ -256,7 +264,6 @@ class Hdf5Sink:
             with sink_errors(target.final):
                 journal.flush()
                 self._frames.table.checkpoint(self._marker)
-        return True
 
     def finish(self, account: Mapping[str, Any]) -> str:
         """Complete the file, bring it to the disk and give it its name; returns the path.

@@ -20,13 +20,12 @@ import numpy.typing as npt
 
 from pipeline.errors import SinkError
 from pipeline.protocols import FrameLike
-from pipeline.sinks.hdf5.chunks import ChunkFormat, ChunkWriter, format_of, sentinel
+from pipeline.reading.frame import sentinel
+from pipeline.sinks.hdf5.chunks import ChunkFormat, ChunkWriter, format_of
 from pipeline.sinks.hdf5.nodes import attribute, group
 from pipeline.sinks.hdf5.rows import Rows
 from pipeline.sinks.hdf5.share import Share
 
-#: Bits of ``frame_status``.
-LATE_DUPLICATE, INVALID_PAYLOAD, NO_BLOB, INCOMPLETE = 1, 2, 4, 8
 #: Chunk cache of a dataset in bytes: two chunks of a column; image chunks bypass it.
 _CACHE = 128 * 1024
 _PROVENANCE = "entry/provenance"
@@ -181,11 +180,11 @@ class FrameTable:
         self._next_offset[...] = self.marker
         self._next_offset.flush()
 
-    def moved(self, path: Path, *, stream_key: bytes, base: int, capacity: int) -> FrameTable:
+    def moved(self, path: Path, *, base: int, capacity: int) -> FrameTable:
         """Return a copy of this table in a new file; this one is closed."""
         other = FrameTable.create(
             path,
-            stream_key=stream_key,
+            stream_key=bytes.fromhex(self.stream_key),
             base=base,
             capacity=capacity,
             layout=self.layout,

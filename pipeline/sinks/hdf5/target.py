@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pipeline.errors import PipelineError, SinkError
+from pipeline.errors import PipelineError, SinkBusyError, SinkError, SinkRefusedError
 
 # what the kernel says when there is no room: disk, quota, the process's limit
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
@@ -30,11 +30,15 @@ def sink_errors(path: Path) -> Iterator[None]:
         raise SinkError(f"cannot write {path}: {_problem(error)}") from error
 
 
-def _problem(error: Exception) -> str:
-    number = getattr(error, "errno", None)
+def is_full(error: Exception) -> bool:
+    """Tell whether there was no room on the disk."""
     # the HDF5 library tells errno only in its text
-    full = number in _FULL or any(os.strerror(code) in str(error) for code in _FULL)
-    if full:
+    text = str(error)
+    return getattr(error, "errno", None) in _FULL or any(os.strerror(c) in text for c in _FULL)
+
+
+def _problem(error: Exception) -> str:
+    if is_full(error):
         return f"no room left, make some and run again ({error})"
     if isinstance(error, PermissionError):
         return f"permission denied, choose a directory that you may write ({error})"
@@ -78,7 +82,7 @@ class Target:
             self.final.parent.mkdir(parents=True, exist_ok=True)
             self._lock = self._locked()
         try:
-            self._check_free()
+            self.check_free()
         except SinkError:
             self._release()
             raise
@@ -87,7 +91,7 @@ class Target:
         """Bring the temporary file to the disk and give it its name; ``keep`` stays beside it."""
         with sink_errors(self.final):
             sync(self.part)
-            self._check_free()
+            self.check_free()
             self.part.replace(self.final)
             sync(self.final.parent)
         self.discard(keep=keep)
@@ -113,9 +117,10 @@ class Target:
         self.places.unlink(missing_ok=True)
         return aside
 
-    def _check_free(self) -> None:
+    def check_free(self) -> None:
+        """Raise SinkError if there is a file of this name that is not to be replaced."""
         if not self._overwrite and self.final.exists():
-            raise SinkError(
+            raise SinkRefusedError(
                 f"{self.final} exists: choose another directory, or replace it (--overwrite,"
                 " overwrite=True)"
             )
@@ -130,7 +135,7 @@ class Target:
                     return lock
             except BlockingIOError:
                 os.close(lock)
-                raise SinkError(
+                raise SinkBusyError(
                     f"{self.final} is being written by another sink: let it finish, or end it"
                 ) from None
             except BaseException:

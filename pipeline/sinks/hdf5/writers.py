@@ -6,9 +6,11 @@ HDF5 does one thing at a time in a process, whatever the threads.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from threading import Event
@@ -19,15 +21,9 @@ from pipeline.errors import PipelineError, SinkError, StreamOpenError
 from pipeline.naming import StreamId
 from pipeline.session import Session, connect
 from pipeline.sinks.hdf5.counts import SinkCounts
-from pipeline.sinks.hdf5.files import Files, Options, master_path
-from pipeline.sinks.hdf5.following import (
-    Progress,
-    SinkReport,
-    check_counts,
-    finish_master,
-    finish_parts,
-    write_records,
-)
+from pipeline.sinks.hdf5.files import Files, Options, check_master_free
+from pipeline.sinks.hdf5.following import SinkReport, check_counts, finish_master, finish_parts
+from pipeline.sinks.hdf5.records import Progress, write_records
 from pipeline.stream import Stream
 
 #: How often a stop is looked for.
@@ -54,7 +50,7 @@ class _Writer:
     written: int = 0
     counts: SinkCounts | None = None
     failed: str = ""
-    ended: bool = field(default=False)
+    ended: bool = False
 
 
 def write_in_processes(
@@ -72,9 +68,7 @@ def write_in_processes(
     if not follow and stream.state == "open":
         raise StreamOpenError(stream.name, "follow it to its end with --follow")
     options = replace(options, by_partition=True)
-    final = master_path(directory, stream.info, options)
-    if final.exists() and not options.overwrite:
-        raise SinkError(f"{final} exists: choose another directory, or replace it (--overwrite)")
+    check_master_free(directory, stream.info, options)
     partitions = range(stream.start.partitions)
     context = multiprocessing.get_context("spawn")
     ours = context.Event()
@@ -88,7 +82,7 @@ def write_in_processes(
         _leave(running, ours)
     if stop.is_set():
         return None
-    counts = _joined(running)
+    counts = SinkCounts.merged(w.counts for w in running if w.counts is not None)
     account: dict[str, Any] = dict(stream.account())
     check_counts(stream, counts, account)
     return finish_master(stream, directory, options, counts, account)
@@ -160,24 +154,23 @@ def _leave(running: Sequence[_Writer], stop: Any) -> None:
         writer.connection.close()
 
 
-def _joined(running: Sequence[_Writer]) -> SinkCounts:
-    counts = SinkCounts()
-    for writer in running:
-        if writer.counts is not None:
-            counts.written += writer.counts.written
-            counts.duplicate += writer.counts.duplicate
-            counts.invalid.update(writer.counts.invalid)
-    return counts
-
-
 def _write(job: _Job, connection: Connection) -> None:
     """Be one writer."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         counts = _write_share(job, connection)
         connection.send(("done", counts))
     except PipelineError as error:
         connection.send(("failed", str(error)))
+
+
+def _end_with_parent() -> None:
+    """Leave when who started this process was killed: nobody else could stop it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)  # as after a kill, the next run goes on
 
 
 def _write_share(job: _Job, connection: Connection) -> SinkCounts:

@@ -1,0 +1,237 @@
+package lichtstrom.connect.hdf5;
+
+import java.io.IOException;
+import java.util.ArrayList;
+import java.util.Collection;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.NavigableMap;
+import java.util.Set;
+import java.util.TreeMap;
+import java.util.TreeSet;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
+import org.apache.kafka.clients.consumer.OffsetAndMetadata;
+import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.connect.errors.ConnectException;
+import org.apache.kafka.connect.errors.DataException;
+import org.apache.kafka.connect.errors.RetriableException;
+import org.apache.kafka.connect.sink.ErrantRecordReporter;
+import org.apache.kafka.connect.sink.SinkRecord;
+import org.apache.kafka.connect.sink.SinkTask;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/**
+ * Hands raw records to a writer, and commits what it has brought to its files.
+ *
+ * <p>Where to read from stands in the files: a writer that is started, for the first time or after
+ * it died, says so, and the consumer goes there. Offsets that Kafka Connect commits tell people how
+ * far it is.
+ */
+public class Hdf5SinkTask extends SinkTask {
+    private static final Logger LOG = LoggerFactory.getLogger(Hdf5SinkTask.class);
+
+    private static final long BUSY_PAUSE_MS = 100;
+    private static final long FIRST_PAUSE_MS = 500;
+    private static final long LONGEST_PAUSE_MS = 15_000;
+    private static final long REPORT_S = 30;
+
+    private Map<String, String> settings = Map.of();
+    private long timeoutS;
+    private Writer writer;
+    private long pauseMs = FIRST_PAUSE_MS;
+    private String done = "";
+
+    /** Partitions of ours, and those of them that the writer has opened. */
+    private final Map<Integer, TopicPartition> assigned = new HashMap<>();
+
+    private final Set<Integer> opened = new TreeSet<>();
+    private final Map<Integer, Long> markers = new HashMap<>();
+
+    /** What is not in a file yet, for the report of what cannot be written. */
+    private final Map<Integer, NavigableMap<Long, SinkRecord>> pending = new HashMap<>();
+
+    @Override
+    public String version() {
+        return Settings.version();
+    }
+
+    @Override
+    public void start(Map<String, String> given) {
+        settings = new HashMap<>(Settings.parsed(given));
+        settings.put(Settings.TASKS, given.getOrDefault(Settings.TASKS, "1"));
+        timeoutS = Long.parseLong(settings.get(Settings.ANSWER_S));
+    }
+
+    @Override
+    public void open(Collection<TopicPartition> partitions) {
+        for (TopicPartition partition : partitions) {
+            assigned.put(partition.partition(), partition);
+        }
+    }
+
+    @Override
+    public void put(Collection<SinkRecord> records) {
+        if (assigned.isEmpty()) {
+            return; // more tasks than partitions
+        }
+        try {
+            if (opened.size() < assigned.size()) {
+                openAll();
+                return; // the consumer goes where the files end: these come again
+            }
+            if (records.isEmpty()) {
+                take(writer.state());
+                return;
+            }
+            records.forEach(this::remember);
+            Message.State state = writer.put(records, this::take);
+            take(state);
+            if (state.isFull()) {
+                context.timeout(BUSY_PAUSE_MS);
+                throw new RetriableException("the writer has no room for more records yet");
+            }
+            pauseMs = FIRST_PAUSE_MS;
+        } catch (IOException error) {
+            throw failed(error);
+        }
+    }
+
+    @Override
+    public Map<TopicPartition, OffsetAndMetadata> preCommit(
+            Map<TopicPartition, OffsetAndMetadata> current) {
+        Map<TopicPartition, OffsetAndMetadata> found = new HashMap<>();
+        if (writer == null) {
+            return found;
+        }
+        try {
+            take(writer.state());
+        } catch (IOException error) {
+            letGo(error);
+            return found; // the next put starts another one
+        }
+        for (Integer partition : opened) {
+            Long marker = markers.get(partition);
+            if (marker != null) {
+                found.put(assigned.get(partition), new OffsetAndMetadata(marker));
+            }
+        }
+        return found;
+    }
+
+    @Override
+    public void close(Collection<TopicPartition> partitions) {
+        List<Integer> gone = partitions.stream().map(TopicPartition::partition).toList();
+        try {
+            if (writer != null && gone.stream().anyMatch(opened::contains)) {
+                writer.closed(gone);
+            }
+        } catch (IOException error) {
+            letGo(error);
+        }
+        for (Integer partition : gone) {
+            assigned.remove(partition);
+            opened.remove(partition);
+            markers.remove(partition);
+            pending.remove(partition);
+        }
+    }
+
+    @Override
+    public void stop() {
+        stopWriter();
+    }
+
+    /** Have the writer open every partition, and read each from where its file ends. */
+    private void openAll() throws IOException {
+        if (writer == null) {
+            writer = new Writer(settings, timeoutS);
+        }
+        Message.State state = writer.open(assigned.keySet());
+        opened.addAll(assigned.keySet());
+        pending.clear();
+        Map<TopicPartition, Long> begins = new HashMap<>();
+        for (Map.Entry<Integer, TopicPartition> entry : assigned.entrySet()) {
+            Long marker = state.markers().get(entry.getKey());
+            if (marker != null) { // else the topic has got it since the stream began
+                begins.put(entry.getValue(), marker);
+            }
+        }
+        context.offset(begins);
+        take(state);
+        LOG.info("partitions and offsets to read from: {}", begins);
+    }
+
+    private void remember(SinkRecord record) {
+        pending.computeIfAbsent(record.kafkaPartition(), key -> new TreeMap<>())
+                .put(record.kafkaOffset(), record);
+    }
+
+    private void take(Message.State state) throws IOException {
+        markers.putAll(state.markers());
+        state.markers()
+                .forEach(
+                        (partition, marker) -> {
+                            if (pending.containsKey(partition)) {
+                                pending.get(partition).headMap(marker).clear();
+                            }
+                        });
+        if (!state.done().equals(done)) {
+            done = state.done();
+            LOG.info("finished: {}", done);
+        }
+        if (!state.troubles().isEmpty()) {
+            state.troubles().forEach(this::report);
+            take(writer.reported(state.troubles()));
+        }
+    }
+
+    /** Tell Kafka Connect, which may keep a dead letter or let the task fail; waits until it has. */
+    private void report(Message.Trouble trouble) {
+        String text = trouble.partition() + "@" + trouble.offset() + ": " + trouble.reason();
+        LOG.error("cannot be written: {}", text);
+        SinkRecord record =
+                pending.getOrDefault(trouble.partition(), new TreeMap<>()).get(trouble.offset());
+        ErrantRecordReporter reporter = context.errantRecordReporter();
+        if (record == null || reporter == null) {
+            return;
+        }
+        try {
+            reporter.report(record, new DataException(text)).get(REPORT_S, TimeUnit.SECONDS);
+        } catch (ExecutionException | TimeoutException error) {
+            throw failed(new IOException("no dead letter could be sent", error));
+        } catch (InterruptedException error) {
+            Thread.currentThread().interrupt();
+            throw new ConnectException(error);
+        }
+    }
+
+    /** End this writer, and say whether another one may do better. */
+    private ConnectException failed(IOException error) {
+        letGo(error);
+        if (error instanceof Message.FailedException said && !said.retriable) {
+            return new ConnectException(said.getMessage(), said);
+        }
+        context.timeout(pauseMs);
+        pauseMs = Math.min(2 * pauseMs, LONGEST_PAUSE_MS);
+        return new RetriableException(error.getMessage(), error);
+    }
+
+    private void letGo(IOException error) {
+        LOG.warn("writer ends: {}", error.getMessage());
+        stopWriter();
+    }
+
+    private void stopWriter() {
+        opened.clear();
+        markers.clear();
+        pending.clear();
+        if (writer != null) {
+            writer.close();
+            writer = null;
+        }
+    }
+}

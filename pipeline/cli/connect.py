@@ -1,0 +1,259 @@
+"""``lichtstrom connect hdf5 | list | remove``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import click
+
+from pipeline.cli.names import open_stream, stream_argument
+from pipeline.cli.output import json_option, print_json, print_pairs, print_table
+from pipeline.errors import ConnectError, RuntimeUnavailableError
+from pipeline.naming import StreamId
+
+if TYPE_CHECKING:
+    from pipeline.connectors.rest import ConnectorStatus, ConnectRest
+    from pipeline.session import Session
+    from pipeline.sinks.hdf5.files import Options
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def url_option(command: F) -> F:
+    """Add ``--url``."""
+    return click.option(
+        "--url",
+        envvar="LICHTSTROM_CONNECT_URL",
+        metavar="URL",
+        help="REST address of any worker of the Connect cluster.  [default:"
+        " LICHTSTROM_CONNECT_URL, else the worker of `lichtstrom up --connect`]",
+    )(command)
+
+
+@click.group()
+def command() -> None:
+    """Run sinks inside Kafka Connect, which starts, spreads and restarts them."""
+
+
+@command.command()
+@stream_argument
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Where the file goes: DIR/<detector>_<stream>.h5, by this path on every worker.",
+)
+@click.option(
+    "--tasks",
+    type=click.IntRange(1, 1000),
+    default=1,
+    metavar="N",
+    help="At most so many tasks; more than the topic has partitions idle.",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(["nxmx", "nxdata", "nxtomo", "dectris"]),
+    default="nxmx",
+    help="As of `lichtstrom sink hdf5`.",
+)
+@click.option(
+    "--compression",
+    type=click.Choice(["bslz4", "as-is", "none"]),
+    default="bslz4",
+    help="Of the images; as-is keeps the encoding of the first frame where HDF5 knows it.",
+)
+@click.option(
+    "--frames-per-file",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="At most so many numbers in a file, and a master file that shows them as one; 0: all.",
+)
+@click.option(
+    "--check",
+    type=click.Choice(["framing", "full"]),
+    default="framing",
+    help="What is looked at of payloads that stay as they are: their framing, or every pixel.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a file of this name once it is complete.")
+@click.option(
+    "--name", metavar="NAME", help="Of the connector.  [default: hdf5 and the stream's name]"
+)
+@click.option(
+    "--wait",
+    is_flag=True,
+    help="Return when the file is there; for DIR on a file system that this machine sees.",
+)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Limit of --wait.  [default: as long as the stream goes on]",
+)
+@url_option
+@json_option
+def hdf5(
+    stream: str,
+    out: Path,
+    tasks: int,
+    layout: Literal["nxmx", "nxdata", "nxtomo", "dectris"],
+    compression: Literal["bslz4", "as-is", "none"],
+    frames_per_file: int,
+    check: Literal["framing", "full"],
+    overwrite: bool,
+    name: str | None,
+    wait: bool,
+    timeout_s: float | None,
+    url: str | None,
+    as_json: bool,
+) -> None:
+    """Have Kafka Connect write a stream to an HDF5 file, while it is taken or later.
+
+    The command returns when the connector is made, with --wait when the file is finished. The
+    connector stays until `lichtstrom connect remove`.
+    """
+    from pipeline.connectors.rest import ConnectRest
+    from pipeline.connectors.waiting import identity, wait_for_file
+    from pipeline.session import connect
+    from pipeline.sinks.hdf5.files import Options, check_master_free, master_path
+
+    if timeout_s is not None and not wait:
+        raise click.UsageError("--timeout is the limit of --wait, which is not given")
+    options = Options(
+        compression=compression,
+        overwrite=overwrite,
+        frames_per_file=frames_per_file,
+        check=check,
+        layout=layout,
+    )
+    directory = out.absolute()
+    with (
+        ConnectRest(_url(url)) as rest,
+        connect() as session,
+        open_stream(session, stream) as opened,
+    ):
+        check_master_free(directory, opened.info, options)
+        path = master_path(directory, opened.info, options)
+        before = identity(path)
+        facts = _create(rest, session, stream, directory, options, name=name, tasks=tasks)
+        facts["file"] = str(path)
+        if wait:
+            wait_for_file(rest, facts["connector"], path, before=before, timeout_s=timeout_s)
+    if as_json:
+        print_json(facts)
+    else:
+        print_pairs({key: value for key, value in facts.items() if key != "config"})
+
+
+def _create(
+    rest: ConnectRest,
+    session: Session,
+    stream: str,
+    directory: Path,
+    options: Options,
+    *,
+    name: str | None,
+    tasks: int,
+) -> dict[str, Any]:
+    """Make the topic of dead letters and the connector; return what was made."""
+    from pipeline.connectors.hdf5_config import connector_config, connector_name
+
+    admin, stream_id = session.services.admin, StreamId.parse(stream)
+    if rest.cluster_id() != admin.cluster_id():
+        raise ConnectError(
+            f"Kafka Connect at {rest.url} works on another Kafka cluster than the one at"
+            f" {session.settings.kafka.bootstrap}, where {stream} is: name its own by --url"
+        )
+    name = name or connector_name(stream_id)
+    config = connector_config(
+        stream_id,
+        directory,
+        options,
+        names=session.services.names,
+        name=name,
+        tasks=tasks,
+        replication=admin.replication(),
+    )
+    rest.require_plugin(config["connector.class"])
+    dead_letters = config["errors.deadletterqueue.topic.name"]
+    # Brokers make no topic by themselves, and Connect would make one that expires in a week.
+    admin.create_topic(dead_letters, partitions=1)
+    rest.create(name, config)
+    return {
+        "connector": name,
+        "url": rest.url,
+        "stream": str(stream_id),
+        "topic": config["topics"],
+        "dead_letters": dead_letters,
+        "config": config,
+    }
+
+
+@command.command("list")
+@url_option
+@json_option
+def list_(url: str | None, as_json: bool) -> None:
+    """List the connectors of the cluster, ours and others, with the states of their tasks."""
+    from pipeline.connectors.rest import ConnectRest
+
+    with ConnectRest(_url(url)) as rest:
+        found = rest.statuses()
+    if as_json:
+        print_json([_facts(status) for status in found])
+    else:
+        titles = ("connector", "state", "tasks", "failure")
+        rows = [(s.name, s.state.lower(), _tasks(s), s.failure) for s in found]
+        print_table(titles, rows)
+
+
+@command.command()
+@click.argument("name", metavar="NAME")
+@url_option
+def remove(name: str, url: str | None) -> None:
+    """Remove a connector; files stay, finished or not, and dead letters, too."""
+    from pipeline.connectors.rest import ConnectRest
+
+    with ConnectRest(_url(url)) as rest:
+        forgotten = rest.remove(name)
+    click.echo(f"removed {name}")
+    if not forgotten:
+        click.echo(
+            "its place in the topics is kept: a connector of this name would go on there", err=True
+        )
+
+
+def _url(given: str | None) -> str:
+    from pipeline.local import default_home
+    from pipeline.local.state import load_info
+
+    if given:
+        return given
+    home = default_home()
+    info = load_info(home)
+    if info is None or info.connect is None:
+        raise RuntimeUnavailableError(
+            f"{home} runs no Kafka Connect worker: `lichtstrom up --connect` starts one;"
+            " or name another by --url or LICHTSTROM_CONNECT_URL"
+        )
+    return info.connect.url
+
+
+def _tasks(status: ConnectorStatus) -> str:
+    return ", ".join(f"{task.number} {task.state.lower()}" for task in status.tasks) or "none"
+
+
+def _facts(status: ConnectorStatus) -> dict[str, Any]:
+    return {
+        "connector": status.name,
+        "state": status.state,
+        "worker": status.worker,
+        "failure": status.failure,
+        "tasks": [
+            {"task": t.number, "state": t.state, "worker": t.worker, "trace": t.trace}
+            for t in status.tasks
+        ],
+    }

@@ -1,0 +1,1 @@
+"""Kafka Connect: its REST interface, and what our connectors leave to Python."""

@@ -1,0 +1,64 @@
+"""Plugins of a Kafka Connect worker: a site's folders, or what was built in a checkout."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pipeline
+from pipeline.errors import RuntimeUnavailableError
+from pipeline.local.jars import Artifact, jars_dir
+
+#: Folders of plugins, separated as in PATH; instead of what a checkout has built.
+VARIABLE = "LICHTSTROM_CONNECT_PLUGINS"
+#: Kafka's own connectors for files; plugins by their nature, so not on the class path.
+FILE_CONNECTORS = "connect-file"
+
+_HOW_TO_BUILD = (
+    "build them in a checkout of lichtstrom with `make connectors` (needs a JDK 17 or newer and"
+    f" Maven; Debian: apt install maven), or name folders of built plugins by {VARIABLE}"
+)
+
+
+def split(artifacts: Sequence[Artifact]) -> tuple[list[Artifact], list[Artifact]]:
+    """Return what goes on the worker's class path, and what is a plugin."""
+    plugins = [a for a in artifacts if a.name == FILE_CONNECTORS]
+    return [a for a in artifacts if a not in plugins], plugins
+
+
+def gather(home: Path, plugins: Sequence[Artifact]) -> tuple[Path, ...]:
+    """Lay out the plugins in the home and return the worker's ``plugin.path``.
+
+    Copies, so that a build that goes on does not change jars under a running worker.
+
+    Raises
+    ------
+    RuntimeUnavailableError
+        When there is nothing that lichtstrom's connectors could come from.
+    """
+    named = [Path(part) for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
+    for path in named:
+        if not path.exists():
+            raise RuntimeUnavailableError(f"{path} (from {VARIABLE}) does not exist")
+    built = [] if named else built_plugins(Path(pipeline.__file__).parent.parent)
+    if not named and not built:
+        raise RuntimeUnavailableError(f"no connector of lichtstrom was built: {_HOW_TO_BUILD}")
+    folder = home / "connect" / "plugins"
+    shutil.rmtree(folder, ignore_errors=True)
+    for artifact in plugins:
+        _put(jars_dir() / artifact.path, folder / artifact.name)
+    for jar in built:
+        _put(jar, folder / jar.parent.parent.name)
+    return (folder, *(path.absolute() for path in named))
+
+
+def built_plugins(checkout: Path) -> list[Path]:
+    """Return the plugin jars that a checkout has built, sorted; none in an installed package."""
+    return sorted(checkout.glob("connectors/*/target/*-plugin.jar"))
+
+
+def _put(jar: Path, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(jar, folder / jar.name)
