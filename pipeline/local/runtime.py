@@ -20,7 +20,7 @@ from pipeline.local.net import LOOPBACK
 from pipeline.local.processes import is_running, stop
 from pipeline.local.progress import Progress, quiet
 from pipeline.local.s3 import REGION, S3Server, ensure_versitygw
-from pipeline.local.servers import STOP_TIMEOUT_S, Server, ensure_serving, is_serving
+from pipeline.local.servers import Server, ensure_serving, is_serving
 from pipeline.local.state import (
     RUNTIME_FILE,
     ConnectInfo,
@@ -34,6 +34,8 @@ from pipeline.local.state import (
 from pipeline.naming import DEFAULT_PREFIX
 
 LOCK_FILE = ".lock"
+# A worker without its broker can end its tasks (5 s), but not leave its group.
+_ORPHAN_STOP_S = 8.0
 
 
 def up(
@@ -163,7 +165,7 @@ class _Up:
             if ConnectServer(home=self.home).recorded().get("bootstrap.servers") == bootstrap:
                 return
             # The broker had to take another port: the worker would look for it in vain.
-            stop(state.connect.process, timeout_s=STOP_TIMEOUT_S)
+            stop(state.connect.process, timeout_s=_ORPHAN_STOP_S)
             server = self._connect_server(prefix)
         self.tell("starting Kafka Connect")
         self._serve(replace(server, bootstrap=bootstrap), state.connect, state)

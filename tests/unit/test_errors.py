@@ -42,6 +42,11 @@ MADE = [
     errors.WriterActiveError("b/d/s", holder="h:1", age_s=0.5),
     errors.WriterSupersededError("b/d/s", by="h:2", superseded=3),
     errors.FlushTimeoutError("b/d/s", timeout_s=3.0, queued=5, spooled=2),
+    errors.ConnectUnavailableError("http://h:8083", "timed out"),
+    errors.ConnectTimeoutError("c", path="/x/f.h5", timeout_s=5.0),
+    errors.ConnectorExistsError("c", url="http://h:8083"),
+    errors.ConnectorNotFoundError("c", url="http://h:8083"),
+    errors.ConnectorConfigError("c", {"layout": ["must be nxmx"]}),
 ]
 
 
@@ -50,7 +55,7 @@ def test_the_text_holds_every_fact_that_is_an_attribute(error: PipelineError) ->
     text = str(error)
     assert len(text) > 10
     for name, value in vars(error).items():
-        if name in {"expected", "found"} or isinstance(value, tuple):
+        if name in {"expected", "found"} or isinstance(value, (tuple, dict)):
             continue
         shown = f"{value:g}" if isinstance(value, float) else str(value)
         if isinstance(value, str) and not value.isprintable():
@@ -94,6 +99,10 @@ def test_every_error_says_in_one_sentence_what_it_is(cls: type[PipelineError]) -
         (errors.BrokerUnavailableError, ConnectionError),
         (errors.StoreDeniedError, PermissionError),
         (errors.BrokerDeniedError, PermissionError),
+        (errors.ConnectUnavailableError, ConnectionError),
+        (errors.ConnectTimeoutError, TimeoutError),
+        (errors.ConnectorNotFoundError, LookupError),
+        (errors.ConnectorConfigError, ValueError),
     ],
 )
 def test_where_python_has_the_idea_its_error_catches_ours(cls: type, builtin: type) -> None:
@@ -105,6 +114,8 @@ def test_what_may_pass_by_itself_is_retriable_and_bad_input_is_not() -> None:
     retriable = {cls.__name__ for cls in ALL if cls.retriable}
     assert retriable == {
         "BrokerUnavailableError",
+        "ConnectTimeoutError",
+        "ConnectUnavailableError",
         "FlushTimeoutError",
         "QueueFullError",
         "SpoolFullError",
