@@ -15,8 +15,7 @@ import hdf5plugin  # noqa: F401 -- registers the filters with the HDF5 library
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.codecs import byte_view
-from pipeline.protocols import FrameLike
+from pipeline.codecs import bitshuffle, byte_view
 from pipeline.reading.frame import sentinel
 
 Compression = Literal["as-is", "bslz4", "none"]
@@ -34,6 +33,14 @@ class ChunkFormat:
     encoding: str
     filter_id: int | None
     options: tuple[int, ...] = ()
+
+    def encoded(self, pixels: npt.NDArray[Any]) -> memoryview | None:
+        """Return the chunk that holds these pixels; None where it takes HDF5 to make it."""
+        if self.filter_id is None:
+            return byte_view(np.ascontiguousarray(pixels))
+        if self.encoding == "bslz4":
+            return bitshuffle.compress(pixels)
+        return None
 
 
 _FORMATS = {
@@ -103,17 +110,6 @@ class ChunkWriter:
             **options,
         )
         return cls(dataset, chunk_format)
-
-    def write(self, position: int, frame: FrameLike, pixels: npt.NDArray[Any] | None) -> None:
-        """Write a frame; its payload as it is if it has the dataset's encoding, else ``pixels``."""
-        if frame.encoding == self.chunk_format.encoding:
-            self.write_chunk(position, byte_view(frame.payload))
-            return
-        assert pixels is not None
-        if self.chunk_format.filter_id is None:
-            self.write_chunk(position, byte_view(np.ascontiguousarray(pixels, self.dtype)))
-        else:
-            self.write_pixels(position, pixels)
 
     def write_chunk(self, position: int, chunk: bytes | memoryview) -> None:
         """Write a chunk in the dataset's encoding; the library does not look into it.

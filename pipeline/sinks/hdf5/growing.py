@@ -81,6 +81,7 @@ class GrowingTable:
     def put(
         self,
         frame: FrameLike,
+        chunk: memoryview | None,
         pixels: npt.NDArray[Any] | None,
         problem: int,
         source: tuple[int, int],
@@ -88,7 +89,7 @@ class GrowingTable:
         """Write one frame, at whatever cost; see :meth:`FrameTable.put`."""
         place = self.table.share.place(frame.number)
         self._make_room(place, place)
-        self.table.put(frame, pixels, problem, source)
+        self.table.put(frame, chunk, pixels, problem, source)
 
     def is_written(self, number: int) -> bool:
         """Whether a valid frame of this number has been written."""

@@ -27,10 +27,15 @@ _FRAMED = ("raw", "bslz4", "bszstd", "lz4")
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A frame that was fetched and checked; ``pixels`` where they have to be encoded."""
+    """A frame that was fetched and checked.
+
+    ``chunk`` is what is written as it is; ``pixels`` where there is none: they are a value, or
+    need HDF5's own filter.
+    """
 
     frame: FrameLike
     layout: Layout
+    chunk: memoryview | None
     pixels: npt.NDArray[Any] | None
     problem: int
     reason: str
@@ -45,8 +50,17 @@ class Prepared:
 
 
 def prepared(frame: FrameLike, layout: Layout, check: Check) -> Prepared:
-    """Fetch and check one frame; raises what ``frame.array`` raises when the store is away."""
-    return Prepared(frame, layout, *_pixels_of(frame, layout, check))
+    """Fetch, check and encode one frame; raises what ``frame.array`` does if the store is away."""
+    pixels, problem, reason = _pixels_of(frame, layout, check)
+    chunk, images = None, layout.images
+    if images is not None and not problem and frame.encoding != "none":
+        if frame.encoding == images.encoding:
+            chunk = codecs.byte_view(frame.payload)
+        elif pixels is not None:
+            chunk = images.encoded(np.ascontiguousarray(pixels, layout.dtype))
+        if chunk is not None:
+            pixels = None
+    return Prepared(frame, layout, chunk, pixels, problem, reason)
 
 
 def _pixels_of(

@@ -236,7 +236,7 @@ class Hdf5Sink:
             if source is None:
                 source = len(self._marker) - 1, self._marker[-1]
                 self._marker[-1] += 1
-            self._frames.put(ready.frame, ready.pixels, ready.problem, source)
+            self._frames.put(ready.frame, ready.chunk, ready.pixels, ready.problem, source)
             journal.add(number, ready.attributes)
         self.counts.note(number, ready.reason, was_there=was_there)
 

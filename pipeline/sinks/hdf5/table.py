@@ -151,18 +151,23 @@ class FrameTable:
     def put(
         self,
         frame: FrameLike,
+        chunk: memoryview | None,
         pixels: npt.NDArray[Any] | None,
         problem: int,
         source: tuple[int, int],
     ) -> None:
         """Write one frame, or with ``problem`` only what its header says and the status bit.
 
+        ``chunk``: the image as the dataset has it; else ``pixels`` go through its filter.
         ``source``: partition and offset of its record.
         """
         position = self.share.place(frame.number) - self.base
         self.rows.reach(position + 1)
-        if self.images is not None and frame.encoding != "none" and not problem:
-            self.images.write(position, frame, pixels)
+        if self.images is not None and not problem:
+            if chunk is not None:
+                self.images.write_chunk(position, chunk)
+            elif pixels is not None:
+                self.images.write_pixels(position, pixels)
         self.rows.set(
             position,
             timestamp_ns=frame.timestamp_ns,
