@@ -55,8 +55,11 @@ def gather(home: Path, plugins: Sequence[Artifact]) -> tuple[Path, ...]:
 
 
 def built_plugins(checkout: Path) -> list[Path]:
-    """Return the plugin jars that a checkout has built, sorted; none in an installed package."""
-    return sorted(checkout.glob("connectors/*/target/*-plugin.jar"))
+    """Return the jar of each connector that a checkout has built; none in an installed package."""
+    # What Maven's shading leaves beside its result is called original-connect-...
+    targets = sorted(checkout.glob("connectors/*/target"))
+    jars = [list(target.glob("connect-*.jar")) for target in targets]
+    return [max(found, key=lambda jar: jar.stat().st_mtime_ns) for found in jars if found]
 
 
 def _put(jar: Path, folder: Path) -> None:

@@ -16,23 +16,26 @@ from click.testing import CliRunner, Result
 from pipeline.cli.root import lichtstrom
 from pipeline.connectors.rest import ConnectRest
 from pipeline.local import down, up
+from pipeline.local.processes import wait_until
 from pipeline.session import connect
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-_PLUGIN = Path(__file__).parents[2] / "connectors" / "hdf5-sink"
+_CONNECTORS = Path(__file__).parents[2] / "connectors"
+_BYTES = "org.apache.kafka.connect.converters.ByteArrayConverter"
 
 
 @pytest.fixture(scope="module")
-def plugin() -> None:
+def plugins() -> None:
     if shutil.which("mvn") is None:
-        pytest.skip("no Maven here: the connector cannot be built (Debian: apt install maven)")
-    argv = ["mvn", "-q", "-B", "-f", str(_PLUGIN / "pom.xml"), "package"]
-    subprocess.run(argv, check=True, timeout=240)
+        pytest.skip("no Maven here: the connectors cannot be built (Debian: apt install maven)")
+    for pom in _CONNECTORS.glob("*/pom.xml"):
+        argv = ["mvn", "-q", "-B", "-f", str(pom), "package", "-DskipTests"]
+        subprocess.run(argv, check=True, timeout=240)
 
 
 @pytest.fixture
 def rest(
-    plugin: None, home_env: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plugins: None, home_env: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[ConnectRest]:
     """The worker of the session's home; connectors that a test leaves are removed."""
     monkeypatch.chdir(tmp_path)
@@ -142,3 +145,22 @@ def test_a_worker_of_another_kafka_cluster_is_refused_because_it_would_wait_for_
         assert "works on another Kafka cluster" in result.output
     finally:
         down(home)
+
+
+def test_the_local_worker_has_the_converter_for_any_other_sink(
+    rest: ConnectRest, stream: str, beamtime: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "records.txt"
+    rest.create(
+        beamtime,
+        {
+            "connector.class": "org.apache.kafka.connect.file.FileStreamSinkConnector",
+            "topics": f"lichtstrom.{beamtime}.d",
+            "file": str(out),
+            "key.converter": _BYTES,
+            "value.converter": "lichtstrom.connect.converter.AvroSingleObjectConverter",
+        },
+    )
+    assert wait_until(lambda: out.exists() and "inline=" in out.read_text(), timeout_s=60.0), (
+        rest.status(beamtime)
+    )
