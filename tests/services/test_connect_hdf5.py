@@ -25,6 +25,8 @@ from pipeline.connectors.rest import ConnectorStatus, ConnectRest
 from pipeline.kafka.client import make_consumer
 from pipeline.local import up
 from pipeline.local.connect_worker import start_worker
+from pipeline.local.jars import CONNECT_LOCK, ensure, read_lock
+from pipeline.local.java import ensure_java
 from pipeline.local.state import ConnectInfo
 from pipeline.naming import record_key
 from pipeline.session import Session, connect
@@ -116,6 +118,26 @@ def publish_numbers(session: Session, beamtime: str, numbers: list[int]) -> None
             out.write(image(number), number=number, attributes={"omega": number / 10})
 
 
+def test_the_page_has_the_settings_of_the_connector(plugin: None, home_env: Path) -> None:
+    jars = ensure(read_lock(CONNECT_LOCK), timeout_s=LIMIT_S)
+    (jar,) = (_PLUGIN / "target").glob("*-plugin.jar")
+    done = subprocess.run(
+        [
+            ensure_java(timeout_s=LIMIT_S).path,
+            "-cp",
+            os.pathsep.join(map(str, (jar, *jars))),
+            "lichtstrom.connect.hdf5.Settings",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=LIMIT_S,
+    )
+    page = (_PLUGIN.parents[1] / "docs" / "connect.md").read_text()
+    assert done.stdout.startswith("| setting |")
+    assert done.stdout in page
+
+
 NUMBERS = [n for n in range(3, 120) if n % 9 != 4 and not 40 <= n < 60]
 
 
@@ -163,6 +185,19 @@ def test_poison_goes_to_the_dead_letters_and_the_rest_to_the_file(
     beamtime: str,
     tmp_path: Path,
 ) -> None:
+    publish_with_poison(session, beamtime)
+    name = connector()
+    until(lambda: finished(rest, name, tmp_path / "out"))
+    check_whole(tmp_path / "out", np.array(NUMBERS))
+    letters = _letters(session, dead_letters(session, beamtime), 2)
+    assert [letter.value() for letter in letters] == [b"whose is it", b"damaged"]
+    reasons = [
+        dict(letter.headers())["__connect.errors.exception.message"].decode() for letter in letters
+    ]
+    assert "none of lichtstrom's" in reasons[0]
+
+
+def publish_with_poison(session: Session, beamtime: str) -> None:
     topic = session.services.names.topic(beamtime, "d")
     with session.publish(beamtime, "d", "s", frames_per_chunk=4) as out:
         for number in NUMBERS:
@@ -173,15 +208,16 @@ def test_poison_goes_to_the_dead_letters_and_the_rest_to_the_file(
                     key = record_key(stream.start.stream_key, 77)
                 for poison in ((b"?", b"whose is it"), (key, b"damaged")):
                     session.services.producer.append_wait(topic, 0, *poison, LIMIT_S)
-    name = connector()
-    until(lambda: finished(rest, name, tmp_path / "out"))
-    check_whole(tmp_path / "out", np.array(NUMBERS))
-    letters = _letters(session, dead_letters(session, beamtime), 2)
-    assert [letter.value() for letter in letters] == [b"whose is it", b"damaged"]
-    reasons = [
-        dict(letter.headers())["__connect.errors.exception.message"].decode() for letter in letters
-    ]
-    assert "none of lichtstrom's" in reasons[0]
+
+
+def test_poison_stops_who_wants_that(
+    rest: ConnectRest, session: Session, connector: Callable[..., str], beamtime: str
+) -> None:
+    publish_with_poison(session, beamtime)
+    settings = {"errors.tolerance": "none", "errors.deadletterqueue.topic.name": ""}
+    name = connector(**settings)
+    status = until(lambda: _failed(rest.status(name)))
+    assert "none of lichtstrom's" in status.tasks[0].trace
 
 
 @pytest.mark.usefixtures(unchecked.__name__)

@@ -196,8 +196,8 @@ public class Hdf5SinkTask extends SinkTask {
         SinkRecord record =
                 pending.getOrDefault(trouble.partition(), new TreeMap<>()).get(trouble.offset());
         ErrantRecordReporter reporter = context.errantRecordReporter();
-        if (record == null || reporter == null) {
-            return;
+        if (record == null || reporter == null) { // neither dead letters nor a log were asked for
+            throw new ConnectException(text);
         }
         try {
             reporter.report(record, new DataException(text)).get(REPORT_S, TimeUnit.SECONDS);
