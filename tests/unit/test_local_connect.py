@@ -136,7 +136,19 @@ def test_a_plugin_that_was_built_again_replaces_the_old_copy_and_one_that_is_gon
     build(tmp_path, "kept", b"new")
     (folder,) = gather(tmp_path, file_connectors)
     assert (folder / "kept" / "connect-kept-1.jar").read_bytes() == b"new"
-    assert not (folder / "gone").exists()
+    assert list((folder / "gone").iterdir()) == []
+
+
+def test_plugins_that_are_as_they_should_be_are_left_to_those_who_read_them(
+    tmp_path: Path, file_connectors: list[jars.Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_checkout(monkeypatch, tmp_path)
+    build(tmp_path, "one")
+    (folder,) = gather(tmp_path, file_connectors)
+    before = {path: path.stat().st_ino for path in folder.rglob("*.jar")}
+    assert len(before) == 2
+    gather(tmp_path, file_connectors)
+    assert {path: path.stat().st_ino for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_of_several_versions_of_a_plugin_the_last_one_built_is_taken_and_no_half_made_one(
@@ -168,7 +180,7 @@ def test_folders_that_a_site_names_are_used_where_they_are_instead_of_a_build(
     monkeypatch.setenv(plugins.VARIABLE, f"{tmp_path / 'a'}:{tmp_path / 'b'}")
     folder, *named = gather(tmp_path, file_connectors)
     assert named == [tmp_path / "a", tmp_path / "b"]
-    assert [path.name for path in folder.iterdir()] == ["connect-file"]
+    assert [path.parent.name for path in folder.rglob("*.jar")] == ["connect-file"]
     monkeypatch.setenv(plugins.VARIABLE, str(tmp_path / "absent"))
     with pytest.raises(RuntimeUnavailableError, match=r"absent.*does not exist"):
         gather(tmp_path, file_connectors)
