@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
 import os
 import shutil
@@ -52,6 +53,8 @@ def gather(home: Path, plugins: Sequence[Artifact]) -> tuple[Path, ...]:
     wanted |= {folder / jar.parent.parent.name / jar.name: jar for jar in built}
     for jar in set(folder.rglob("*.jar")) - wanted.keys():
         jar.unlink()
+        with contextlib.suppress(OSError):  # another plugin's jar lies there, too
+            jar.parent.rmdir()
     for target, source in wanted.items():
         _put(source, target)
     return (folder, *(path.absolute() for path in named))

@@ -59,7 +59,7 @@ def _maven(folder: Path, *arguments: str) -> None:
 
 
 def build_converter(folder: Path) -> Path:
-    """Build the jar in a copy of the sources, its Java tests included; return its path."""
+    """Build the plugin's jar in a copy of the sources, its Java tests included; return its path."""
     project = folder / "connectors/avro-converter"
     shutil.copytree(
         ROOT / "connectors/avro-converter", project, ignore=shutil.ignore_patterns("target")
@@ -67,7 +67,7 @@ def build_converter(folder: Path) -> Path:
     shutil.copytree(ROOT / "schemas", folder / "schemas")
     shutil.copy(ROOT / "LICENSE", folder)
     _maven(project, "package")
-    (jar,) = (project / "target").glob("connect-avro-converter-*.jar")
+    (jar,) = (project / "target").glob("connect-avro-converter-*-plugin.jar")
     return jar
 
 
