@@ -461,5 +461,5 @@ class ConnectTimeoutError(ConnectError, TimeoutError):
         self.path = str(path)
         super().__init__(
             f"no {path} after {timeout_s:g} s; connector {connector} goes on: has the stream"
-            " ended, and do its workers write to this very file system?"
+            " ended, do its workers write to this very file system, and what do their logs say?"
         )

@@ -14,9 +14,9 @@ from pipeline.errors import ConnectError, RuntimeUnavailableError
 from pipeline.naming import StreamId
 
 if TYPE_CHECKING:
+    from pipeline.connectors.hdf5 import Job
     from pipeline.connectors.rest import ConnectorStatus, ConnectRest
     from pipeline.session import Session
-    from pipeline.sinks.hdf5.files import Options
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -78,6 +78,14 @@ def command() -> None:
     default="framing",
     help="What is looked at of payloads that stay as they are: their framing, or every pixel.",
 )
+@click.option(
+    "--map",
+    "mapping",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.toml",
+    help="Fields of your own: where in the file, and from which metadata or attribute; by this"
+    " path on every worker.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a file of this name once it is complete.")
 @click.option(
     "--name", metavar="NAME", help="Of the connector.  [default: hdf5 and the stream's name]"
@@ -104,6 +112,7 @@ def hdf5(
     compression: Literal["bslz4", "as-is", "none"],
     frames_per_file: int,
     check: Literal["framing", "full"],
+    mapping: Path | None,
     overwrite: bool,
     name: str | None,
     wait: bool,
@@ -116,6 +125,7 @@ def hdf5(
     The command returns when the connector is made, with --wait when the file is finished. The
     connector stays until `lichtstrom connect remove`.
     """
+    from pipeline.connectors.hdf5 import Job, finished_file
     from pipeline.connectors.rest import ConnectRest
     from pipeline.connectors.waiting import identity, wait_for_file
     from pipeline.session import connect
@@ -130,16 +140,17 @@ def hdf5(
         check=check,
         layout=layout,
     )
-    directory = out.absolute()
+    job = Job(stream=StreamId.parse(stream), directory=out.absolute(), options=options)
     with (
         ConnectRest(_url(url)) as rest,
         connect() as session,
         open_stream(session, stream) as opened,
     ):
-        check_master_free(directory, opened.info, options)
-        path = master_path(directory, opened.info, options)
-        before = identity(path)
-        facts = _create(rest, session, stream, directory, options, name=name, tasks=tasks)
+        check_master_free(job.directory, opened.info, options)
+        path = master_path(job.directory, opened.info, options)
+        # The finished file of this very stream is left as it is: no other one will come.
+        before = None if finished_file(job, opened) else identity(path)
+        facts = _create(rest, session, job, mapping, name=name, tasks=tasks)
         facts["file"] = str(path)
         if wait:
             wait_for_file(rest, facts["connector"], path, before=before, timeout_s=timeout_s)
@@ -152,9 +163,8 @@ def hdf5(
 def _create(
     rest: ConnectRest,
     session: Session,
-    stream: str,
-    directory: Path,
-    options: Options,
+    job: Job,
+    mapping: Path | None,
     *,
     name: str | None,
     tasks: int,
@@ -162,21 +172,22 @@ def _create(
     """Make the topic of dead letters and the connector; return what was made."""
     from pipeline.connectors.hdf5_config import connector_config, connector_name
 
-    admin, stream_id = session.services.admin, StreamId.parse(stream)
+    admin = session.services.admin
     if rest.cluster_id() != admin.cluster_id():
         raise ConnectError(
             f"Kafka Connect at {rest.url} works on another Kafka cluster than the one at"
-            f" {session.settings.kafka.bootstrap}, where {stream} is: name its own by --url"
+            f" {session.settings.kafka.bootstrap}, where {job.stream} is: name its own by --url"
         )
-    name = name or connector_name(stream_id)
+    name = name or connector_name(job.stream)
     config = connector_config(
-        stream_id,
-        directory,
-        options,
+        job.stream,
+        job.directory,
+        job.options,
         names=session.services.names,
         name=name,
         tasks=tasks,
         replication=admin.replication(),
+        mapping=mapping.absolute() if mapping is not None else None,
     )
     rest.require_plugin(config["connector.class"])
     dead_letters = config["errors.deadletterqueue.topic.name"]
@@ -186,7 +197,7 @@ def _create(
     return {
         "connector": name,
         "url": rest.url,
-        "stream": str(stream_id),
+        "stream": str(job.stream),
         "topic": config["topics"],
         "dead_letters": dead_letters,
         "config": config,

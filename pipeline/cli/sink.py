@@ -183,6 +183,7 @@ def hdf5(
     "path",
     required=True,
     type=click.Path(path_type=Path, exists=True),
+    metavar="PATH",
     help="Where the task of Kafka Connect listens.",
 )
 def connect_writer(path: Path) -> None:

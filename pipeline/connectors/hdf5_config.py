@@ -38,6 +38,7 @@ def connector_config(
     name: str,
     tasks: int,
     replication: int,
+    mapping: Path | None = None,
 ) -> dict[str, str]:
     """Return the settings of the connector ``name``.
 
@@ -49,6 +50,8 @@ def connector_config(
         At most so many; a topic's partition is read by one.
     replication:
         Of the topic of dead letters, should it be missing.
+    mapping:
+        TOML file with fields of the user's own, absolute as well.
     """
     return {
         "connector.class": CLASS,
@@ -62,6 +65,7 @@ def connector_config(
         "compression": options.compression,
         "frames.per.file": str(options.frames_per_file),
         "check": options.check,
+        "map": str(mapping or ""),
         "overwrite": str(options.overwrite).lower(),
         # A record that cannot be read must not stop the file: it is kept, and said.
         "errors.tolerance": "all",

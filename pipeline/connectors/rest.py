@@ -6,6 +6,7 @@ https://kafka.apache.org/43/kafka-connect/user-guide/#rest-api
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from pipeline.errors import (
     ConnectorNotFoundError,
     ConnectUnavailableError,
     InvalidArgumentError,
+    InvalidNameError,
     PluginError,
 )
 
@@ -30,6 +32,9 @@ _POLL_S = 0.2
 _STOP_S = 15.0
 # What a worker says (409) of a name that is taken; all other 409 are rebalances that pass.
 _TAKEN = "already exists"
+# What Jetty 12 refuses in a path, quoted or not (UriCompliance.DEFAULT; a worker of Kafka 4.3.1
+# made a connector "a/b" and answered 400 to its removal, 2026-11-23).
+_UNUSABLE = re.compile(r"[/\\%;\x00-\x1f\x7f]|^\.*$")
 _STRANGER = "what answers there is not Kafka Connect"
 #: Task states that do not pass by themselves.
 FAILED = "FAILED"
@@ -139,9 +144,14 @@ class ConnectRest:
 
         Raises
         ------
+        InvalidNameError
+            For a name that the worker would take, but that cannot stand in the path of a request:
+            nobody could ever remove the connector.
         PluginError, ConnectorExistsError, ConnectorConfigError, ConnectError
             As the worker says; ConnectUnavailableError if none answers.
         """
+        if _UNUSABLE.search(name):
+            raise InvalidNameError("connector", name, "must not hold / \\ % ; or be dots alone")
         self.require_plugin(config["connector.class"])
         body = {"name": name, "config": dict(config)}
         status, answer = self._request("POST", "/connectors", body=body)
@@ -307,7 +317,8 @@ def _status(answer: Mapping[str, Any]) -> ConnectorStatus:
 def _message(answer: Any) -> str:
     if isinstance(answer, dict) and answer.get("message"):
         return str(answer["message"])
-    return str(answer) if answer else "nothing more"
+    # A page of HTML, from a proxy or the web server itself, as one line.
+    return " ".join(str(answer).split())[:300] if answer else "nothing more"
 
 
 def _reason(error: Exception) -> str:

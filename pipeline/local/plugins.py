@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import filecmp
 import os
 import shutil
 from collections.abc import Sequence
@@ -31,7 +33,8 @@ def split(artifacts: Sequence[Artifact]) -> tuple[list[Artifact], list[Artifact]
 def gather(home: Path, plugins: Sequence[Artifact]) -> tuple[Path, ...]:
     """Lay out the plugins in the home and return the worker's ``plugin.path``.
 
-    Copies, so that a build that goes on does not change jars under a running worker.
+    Copies, so that a build does not change jars under a running worker; and what is there as it
+    should be is not touched, because another worker of the home may be reading it.
 
     Raises
     ------
@@ -46,19 +49,29 @@ def gather(home: Path, plugins: Sequence[Artifact]) -> tuple[Path, ...]:
     if not named and not built:
         raise RuntimeUnavailableError(f"no connector of lichtstrom was built: {_HOW_TO_BUILD}")
     folder = home / "connect" / "plugins"
-    shutil.rmtree(folder, ignore_errors=True)
-    for artifact in plugins:
-        _put(jars_dir() / artifact.path, folder / artifact.name)
-    for jar in built:
-        _put(jar, folder / jar.parent.parent.name)
+    wanted = {folder / a.name / Path(a.path).name: jars_dir() / a.path for a in plugins}
+    wanted |= {folder / jar.parent.parent.name / jar.name: jar for jar in built}
+    for jar in set(folder.rglob("*.jar")) - wanted.keys():
+        jar.unlink()
+        with contextlib.suppress(OSError):  # another plugin's jar lies there, too
+            jar.parent.rmdir()
+    for target, source in wanted.items():
+        _put(source, target)
     return (folder, *(path.absolute() for path in named))
 
 
 def built_plugins(checkout: Path) -> list[Path]:
-    """Return the plugin jars that a checkout has built, sorted; none in an installed package."""
-    return sorted(checkout.glob("connectors/*/target/*-plugin.jar"))
+    """Return the jar of each connector that a checkout has built; none in an installed package."""
+    # What Maven's shading leaves beside its result is called original-connect-...
+    targets = sorted(checkout.glob("connectors/*/target"))
+    jars = [list(target.glob("connect-*.jar")) for target in targets]
+    return [max(found, key=lambda jar: jar.stat().st_mtime_ns) for found in jars if found]
 
 
-def _put(jar: Path, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(jar, folder / jar.name)
+def _put(source: Path, target: Path) -> None:
+    if target.exists() and filecmp.cmp(source, target, shallow=False):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.part")
+    shutil.copyfile(source, partial)
+    partial.replace(target)

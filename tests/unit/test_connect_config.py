@@ -49,6 +49,21 @@ def test_every_option_of_the_file_is_passed_on_as_text() -> None:
     assert [config[key] for key in keys] == ["as-is", "true", "10", "full", "nxdata", "/data/out"]
 
 
+def test_fields_of_the_users_own_are_passed_on_if_there_are_any() -> None:
+    assert config_of()["map"] == ""
+    config = connector_config(
+        STREAM,
+        Path("/data/out"),
+        Options(),
+        names=Names(),
+        name="n",
+        tasks=1,
+        replication=1,
+        mapping=Path("/data/map.toml"),
+    )
+    assert config["map"] == "/data/map.toml"
+
+
 def test_a_record_that_cannot_be_used_goes_to_a_topic_named_after_the_consumers_group() -> None:
     config = config_of()
     assert config["errors.tolerance"] == "all"

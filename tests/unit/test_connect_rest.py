@@ -23,6 +23,7 @@ from pipeline.errors import (
     ConnectTimeoutError,
     ConnectUnavailableError,
     InvalidArgumentError,
+    InvalidNameError,
     PluginError,
 )
 
@@ -273,8 +274,17 @@ def test_connectors_are_listed_by_name_also_those_without_a_state_yet(
 
 
 def test_a_name_is_quoted_in_the_path(worker: Worker, rest: ConnectRest) -> None:
-    worker.on("GET /connectors/a%2Fb%20%C3%BC/status", (200, status()))
-    assert rest.status("a/b ü") is not None
+    worker.on("GET /connectors/a%20b%3F%C3%BC/status", (200, status()))
+    assert rest.status("a b?ü") is not None
+
+
+@pytest.mark.parametrize("name", ["a/b", "a\\b", "a%b", "a;b", "", ".", "..", "a\nb"])
+def test_a_name_that_could_not_be_asked_for_is_refused(
+    worker: Worker, rest: ConnectRest, name: str
+) -> None:
+    with pytest.raises(InvalidNameError, match="must not hold"):
+        rest.create(name, CONFIG)
+    assert worker.called("POST /connectors") == 0
 
 
 def test_removing_stops_forgets_the_place_once_the_tasks_have_ended_and_deletes(

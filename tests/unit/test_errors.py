@@ -118,6 +118,7 @@ def test_what_may_pass_by_itself_is_retriable_and_bad_input_is_not() -> None:
         "ConnectUnavailableError",
         "FlushTimeoutError",
         "QueueFullError",
+        "SinkBusyError",
         "SpoolFullError",
         "StoreFullError",
         "StoreUnavailableError",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def file_connectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[jar
 
 
 def build(checkout: Path, name: str, content: bytes = b"jar") -> Path:
-    jar = checkout / "connectors" / name / "target" / f"{name}-1-plugin.jar"
+    jar = checkout / "connectors" / name / "target" / f"connect-{name}-1.jar"
     jar.parent.mkdir(parents=True, exist_ok=True)
     jar.write_bytes(content)
     return jar
@@ -119,8 +120,8 @@ def test_what_a_checkout_has_built_is_copied_into_a_folder_for_each_plugin(
     (folder,) = gather(home, file_connectors)
     assert sorted(str(p.relative_to(folder)) for p in folder.rglob("*.jar")) == [
         "connect-file/connect-file-4.3.1.jar",
-        "one/one-1-plugin.jar",
-        "two/two-1-plugin.jar",
+        "one/connect-one-1.jar",
+        "two/connect-two-1.jar",
     ]
 
 
@@ -134,8 +135,31 @@ def test_a_plugin_that_was_built_again_replaces_the_old_copy_and_one_that_is_gon
     gone.unlink()
     build(tmp_path, "kept", b"new")
     (folder,) = gather(tmp_path, file_connectors)
-    assert (folder / "kept" / "kept-1-plugin.jar").read_bytes() == b"new"
+    assert (folder / "kept" / "connect-kept-1.jar").read_bytes() == b"new"
     assert not (folder / "gone").exists()
+
+
+def test_plugins_that_are_as_they_should_be_are_left_to_those_who_read_them(
+    tmp_path: Path, file_connectors: list[jars.Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_checkout(monkeypatch, tmp_path)
+    build(tmp_path, "one")
+    (folder,) = gather(tmp_path, file_connectors)
+    before = {path: path.stat().st_ino for path in folder.rglob("*.jar")}
+    assert len(before) == 2
+    gather(tmp_path, file_connectors)
+    assert {path: path.stat().st_ino for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_of_several_versions_of_a_plugin_the_last_one_built_is_taken_and_no_half_made_one(
+    tmp_path: Path,
+) -> None:
+    old = build(tmp_path, "one")
+    new = old.with_name("connect-one-0.jar")
+    new.write_bytes(b"jar")
+    old.with_name("original-connect-one-1.jar").write_bytes(b"jar")
+    os.utime(old, ns=(1, 1))
+    assert plugins.built_plugins(tmp_path) == [new]
 
 
 def test_without_any_plugin_the_error_says_how_to_get_them(
@@ -156,7 +180,7 @@ def test_folders_that_a_site_names_are_used_where_they_are_instead_of_a_build(
     monkeypatch.setenv(plugins.VARIABLE, f"{tmp_path / 'a'}:{tmp_path / 'b'}")
     folder, *named = gather(tmp_path, file_connectors)
     assert named == [tmp_path / "a", tmp_path / "b"]
-    assert [path.name for path in folder.iterdir()] == ["connect-file"]
+    assert [path.parent.name for path in folder.rglob("*.jar")] == ["connect-file"]
     monkeypatch.setenv(plugins.VARIABLE, str(tmp_path / "absent"))
     with pytest.raises(RuntimeUnavailableError, match=r"absent.*does not exist"):
         gather(tmp_path, file_connectors)
