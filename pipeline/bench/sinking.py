@@ -268,7 +268,7 @@ def _read(line: Line, job: _Job) -> None:
 def _write(line: Line, job: _Job) -> None:
     from pipeline.session import connect
     from pipeline.sinks.hdf5.files import Files, Options
-    from pipeline.sinks.hdf5.records import write_records
+    from pipeline.sinks.hdf5.records import LogFeed, write_records
 
     most = 0
 
@@ -283,7 +283,7 @@ def _write(line: Line, job: _Job) -> None:
     ):
         files.open()
         begun_s = time.perf_counter()
-        write_records(stream, files, stop=threading.Event(), on_progress=look)
+        write_records(stream, files, stop=threading.Event(), on_progress=look, feed=LogFeed(stream))
         elapsed_s = time.perf_counter() - begun_s
         for sink in files.open_sinks.values():
             sink.abort()

@@ -141,7 +141,8 @@ def hdf5(
     from pipeline.sinks.hdf5.digests import write_digests
     from pipeline.sinks.hdf5.files import Options
     from pipeline.sinks.hdf5.following import write_stream
-    from pipeline.sinks.hdf5.writers import write_in_processes
+    from pipeline.sinks.hdf5.writers import GROUP, write_in_processes
+    from pipeline.sinks.letters import DeadLetters
 
     with (
         connect(store) as session,
@@ -159,10 +160,11 @@ def hdf5(
                 layout=layout,
                 extras=_extras(session, held, mapping, joined),
             )
+            letters = DeadLetters(session.services, opened.start, group=GROUP)
             write = (
                 partial(write_in_processes, session, writers=writers)
                 if writers > 1
-                else write_stream
+                else partial(write_stream, letters=letters)
             )
             report = write(
                 opened,
@@ -174,7 +176,7 @@ def hdf5(
             )
         if report is not None and checksum:
             write_digests(Path(report.path), [Path(part) for part in report.parts])
-    _tell(report, stop, as_json=as_json)
+    _tell(report, stop, letters.topic, as_json=as_json)
 
 
 @command.command("connect-writer", hidden=True)
@@ -215,7 +217,7 @@ def _extras(
     return extras
 
 
-def _tell(report: SinkReport | None, stop: Stop, *, as_json: bool) -> None:
+def _tell(report: SinkReport | None, stop: Stop, letters: str, *, as_json: bool) -> None:
     if report is None:
         raise FailedError(
             "stopped before the stream ended: no file was made; run it again",
@@ -234,5 +236,7 @@ def _tell(report: SinkReport | None, stop: Stop, *, as_json: bool) -> None:
     else:
         print_pairs([("file", report.path), ("frames", report.written)])
         print_pairs([p for p in account_pairs(report.account) if p[0] != "received"])
+    if report.invalid:
+        click.echo(f"{len(report.invalid)} frames could not be written: see {letters}", err=True)
     if not report.account["complete"]:
         click.echo("the stream is not complete, and the file says so", err=True)

@@ -17,12 +17,10 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from confluent_kafka import TopicPartition
 from test_hdf5_command_kills import check_whole, image, publish
-from test_hdf5_files import unchecked, write_damaged_at_5
+from test_hdf5_files import read_letters, unchecked, write_damaged_at_5
 
 from pipeline.connectors.rest import ConnectorStatus, ConnectRest
-from pipeline.kafka.client import make_consumer
 from pipeline.local import up
 from pipeline.local.connect_worker import start_worker
 from pipeline.local.jars import CONNECT_LOCK, ensure, read_lock
@@ -189,7 +187,7 @@ def test_poison_goes_to_the_dead_letters_and_the_rest_to_the_file(
     name = connector()
     until(lambda: finished(rest, name, tmp_path / "out"))
     check_whole(tmp_path / "out", np.array(NUMBERS))
-    letters = _letters(session, dead_letters(session, beamtime), 2)
+    letters = read_letters(session, dead_letters(session, beamtime))
     assert [letter.value() for letter in letters] == [b"whose is it", b"damaged"]
     reasons = [
         dict(letter.headers())["__connect.errors.exception.message"].decode() for letter in letters
@@ -217,7 +215,7 @@ def test_poison_stops_who_wants_that(
     settings = {"errors.tolerance": "none", "errors.deadletterqueue.topic.name": ""}
     name = connector(**settings)
     status = until(lambda: _failed(rest.status(name)))
-    assert "none of lichtstrom's" in status.tasks[0].trace
+    assert any("none of lichtstrom's" in task.trace for task in status.tasks)
 
 
 @pytest.mark.usefixtures(unchecked.__name__)
@@ -235,23 +233,9 @@ def test_a_frame_that_cannot_be_read_is_missing_and_its_record_a_dead_letter(
     until(lambda: finished(rest, name, tmp_path / "out"))
     with h5py.File(tmp_path / "out" / "d_s.h5") as file:
         assert file["entry/instrument/detector/frame_valid"][:].tolist() == [1] * 5 + [0, 1, 1]
-    (letter,) = _letters(session, dead_letters(session, beamtime), 1)
+    (letter,) = read_letters(session, dead_letters(session, beamtime))
     headers = dict(letter.headers())
     assert b"frame 5: payload: bslz4" in headers["__connect.errors.exception.message"]
-
-
-def _letters(session: Session, topic: str, count: int) -> list[Any]:
-    consumer, _ = make_consumer(session.settings.kafka)
-    try:
-        consumer.assign([TopicPartition(topic, 0, 0)])
-        found: list[Any] = []
-        deadline = time.monotonic() + LIMIT_S
-        while len(found) < count and time.monotonic() < deadline:
-            if (message := consumer.poll(0.5)) is not None and message.error() is None:
-                found.append(message)
-        return found
-    finally:
-        consumer.close()
 
 
 def writers_of(*workers: int) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +14,13 @@ import h5py
 import hdf5plugin
 import numpy as np
 import pytest
+from confluent_kafka import TopicPartition
 
-from pipeline.errors import SinkError
+from pipeline.errors import BrokerDeniedError, SinkError
 from pipeline.frame import Module
+from pipeline.kafka.client import make_consumer
 from pipeline.publisher import Publisher
+from pipeline.records import Pointer
 from pipeline.session import Session, connect
 from pipeline.sinks.hdf5.checking import check_file
 from pipeline.sinks.hdf5.digests import write_digests
@@ -24,6 +28,8 @@ from pipeline.sinks.hdf5.files import Options
 from pipeline.sinks.hdf5.following import SinkReport, write_stream
 from pipeline.sinks.hdf5.joining import Joined
 from pipeline.sinks.hdf5.writers import write_in_processes
+from pipeline.sinks.letters import DeadLetters
+from pipeline.wire import codec
 
 pytestmark = [pytest.mark.service, pytest.mark.timeout(120)]
 MODULES = (
@@ -232,17 +238,17 @@ def test_slow_values_are_joined_by_time(session: Session, beamtime: str, tmp_pat
             assert found[3:].tolist() == [80, 80, 81, 81, 81, 82, 82]
 
 
+_KINDS: list[dict[str, Any]] = [{}, {"by_partition": True}, {"frames_per_file": 3}]
+
+
 @pytest.mark.parametrize(
-    "options",
+    ("modules", "options"),
     [
-        {},
-        {"by_partition": True},
-        {"frames_per_file": 3},
-        {"frames_per_file": 3, "layout": "dectris"},
+        *(((), kind) for kind in _KINDS),
+        ((), {"frames_per_file": 3, "layout": "dectris"}),
+        *((MODULES, kind) for kind in _KINDS),
     ],
-    ids=["one", "by partition", "by number", "dectris"],
 )
-@pytest.mark.parametrize("modules", [(), MODULES], ids=["whole", "modules"])
 def test_a_stream_without_frames_gives_one_file_that_says_so(
     session: Session,
     beamtime: str,
@@ -250,8 +256,6 @@ def test_a_stream_without_frames_gives_one_file_that_says_so(
     options: dict[str, Any],
     modules: tuple[Module, ...],
 ) -> None:
-    if modules and "layout" in options:
-        pytest.skip("a detector with modules has no files in DECTRIS' layout")
     with session.publish(beamtime, "d", "s", modules=modules):
         pass
     report = write(session, beamtime, tmp_path, **options)
@@ -279,6 +283,73 @@ def test_modules_that_cannot_be_written_are_counted_each(
     report = write(session, beamtime, tmp_path)
     assert report is not None
     assert report.written == 14
+    assert list(report.invalid) == [5]
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("writers", ["1", "2"])
+def test_a_frame_that_cannot_be_written_is_a_dead_letter(
+    session: Session, beamtime: str, tmp_path: Path, writers: str
+) -> None:
+    with session.publish(beamtime, "d", "s", frames_per_chunk=4) as out:
+        for number in range(8):
+            write_damaged_at_5(out, number)
+    command = ["sink", "hdf5", f"{beamtime}/d/s", "--out", str(tmp_path), "--writers", writers]
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", *command],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    topic = session.services.names.dead_letters(beamtime, "d", "hdf5")
+    assert f"1 frames could not be written: see {topic}" in done.stderr
+    (letter,) = read_letters(session, topic)
+    pointer = codec.decode(letter.value())
+    assert isinstance(pointer, Pointer)
+    assert (pointer.number, pointer.group) == (5, "hdf5")
+    assert "impossible length" in pointer.reason
+
+
+def read_letters(session: Session, topic: str) -> list[Any]:
+    """Return all records of a topic of dead letters."""
+    consumer, _ = make_consumer(session.settings.kafka)
+    place = TopicPartition(topic, 0, 0)
+    try:
+        high = consumer.get_watermark_offsets(place, timeout=30)[1]
+        consumer.assign([place])
+        return consumer.consume(high, 30)
+    finally:
+        consumer.close()
+
+
+def test_a_broker_that_takes_no_letters_does_not_keep_the_file_away(
+    session: Session,
+    beamtime: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    unchecked: None,
+) -> None:
+    with session.publish(beamtime, "d", "s", frames_per_chunk=4) as out:
+        for number in range(8):
+            write_damaged_at_5(out, number)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise BrokerDeniedError("broker", "no such right")
+
+    monkeypatch.setattr("pipeline.kafka.admin.Admin.create_topic", refuse)
+    with session.stream(beamtime, "d", "s") as stream:
+        report = write_stream(
+            stream,
+            tmp_path,
+            Options(),
+            follow=False,
+            stop=threading.Event(),
+            on_progress=lambda _: None,
+            letters=DeadLetters(session.services, stream.start, group="hdf5"),
+        )
+    assert report is not None
     assert list(report.invalid) == [5]
 
 

@@ -15,9 +15,10 @@ from pipeline.records import Segment
 from pipeline.sinks.hdf5.counts import SinkCounts
 from pipeline.sinks.hdf5.files import Files, Options, master_path, part_paths
 from pipeline.sinks.hdf5.master import write_master
-from pipeline.sinks.hdf5.records import Progress, write_records
+from pipeline.sinks.hdf5.records import LogFeed, Progress, write_records
 from pipeline.sinks.hdf5.share import Share
 from pipeline.sinks.hdf5.sink import WHOLE, Hdf5Sink, stem
+from pipeline.sinks.letters import DeadLetters
 from pipeline.stream import Stream
 
 
@@ -43,8 +44,11 @@ def write_stream(
     follow: bool,
     stop: Event,
     on_progress: Progress,
+    letters: DeadLetters | None = None,
 ) -> SinkReport | None:
     """Write every frame of a stream and finish its files; None if it was stopped before.
+
+    ``letters``: who is told of frames that cannot be written, besides file and account.
 
     Raises
     ------
@@ -57,7 +61,8 @@ def write_stream(
         raise StreamOpenError(stream.name, "follow it to its end with --follow")
     with Files(directory, stream.info, options) as files:
         files.open()
-        if not write_records(stream, files, stop=stop, on_progress=on_progress):
+        feed = LogFeed(stream, letters)
+        if not write_records(stream, files, stop=stop, on_progress=on_progress, feed=feed):
             return None
         return finish(stream, files, directory)
 

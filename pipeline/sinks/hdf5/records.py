@@ -26,6 +26,7 @@ from pipeline.records import Located, Segment
 from pipeline.sinks.hdf5.files import Files
 from pipeline.sinks.hdf5.prepare import Prepared
 from pipeline.sinks.hdf5.sink import Hdf5Sink
+from pipeline.sinks.letters import DeadLetters
 from pipeline.stream import Stream
 
 #: How often a stop is looked for while nothing comes, and the catalogue asked for the end.
@@ -61,17 +62,20 @@ class Feed(Protocol):
 
 
 class LogFeed:
-    """The stream's own log."""
+    """The stream's own log; ``letters`` are written for damaged frames."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, letters: DeadLetters | None = None) -> None:
         self._stream = stream
+        self._letters = letters
 
     def begin(self, marker: Sequence[int]) -> Cursor:
         """Return a cursor of the log."""
         return self._stream.log.cursor(marker)
 
     def damaged(self, located: Located, number: int, reason: str) -> None:
-        """Do nothing: the file and the account say so."""
+        """Write a dead letter; the file and the account say it, too."""
+        if self._letters is not None:
+            self._letters.send(number, reason)
 
     def safe(self, marker: Sequence[int]) -> list[int]:
         """Return ``marker``."""
@@ -79,10 +83,9 @@ class LogFeed:
 
 
 def write_records(
-    stream: Stream, files: Files, *, stop: Event, on_progress: Progress, feed: Feed | None = None
+    stream: Stream, files: Files, *, stop: Event, on_progress: Progress, feed: Feed
 ) -> bool:
     """Write all frames that go into ``files`` to the stream's end; False if it was stopped."""
-    feed = feed or LogFeed(stream)
     with Records(stream, files, stop, feed) as records:
         return records.write(on_progress) and settle(stream, files, stop, feed)
 
@@ -255,8 +258,9 @@ def _settle_one(
     frame = Frame(number, block, place)
     sink.expect(frame)
     ready = _patiently(sink, frame, stop)
+    was_told = number in sink.counts.invalid
     sink.put(ready, (located.partition, located.offset))
-    if ready.reason:
+    if ready.reason and not was_told:
         feed.damaged(located, number, ready.reason)
 
 

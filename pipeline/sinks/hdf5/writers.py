@@ -23,9 +23,12 @@ from pipeline.session import Session, connect
 from pipeline.sinks.hdf5.counts import SinkCounts
 from pipeline.sinks.hdf5.files import Files, Options, check_master_free
 from pipeline.sinks.hdf5.following import SinkReport, check_counts, finish_master, finish_parts
-from pipeline.sinks.hdf5.records import Progress, write_records
+from pipeline.sinks.hdf5.records import LogFeed, Progress, write_records
+from pipeline.sinks.letters import DeadLetters
 from pipeline.stream import Stream
 
+#: In the name of the topic of dead letters.
+GROUP = "hdf5"
 #: How often a stop is looked for.
 _LOOK_S = 0.2
 #: How long writers may take to come to their end once they were told.
@@ -188,6 +191,7 @@ def _write_share(job: _Job, connection: Connection) -> SinkCounts:
         Files(job.directory, stream.info, job.options, partitions=job.partitions) as files,
     ):
         files.open()
-        if write_records(stream, files, stop=job.stop, on_progress=progress):
+        feed = LogFeed(stream, DeadLetters(session.services, stream.start, group=GROUP))
+        if write_records(stream, files, stop=job.stop, on_progress=progress, feed=feed):
             finish_parts(stream, files, stream.account())
         return files.counts
