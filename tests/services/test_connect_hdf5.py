@@ -172,6 +172,15 @@ def test_a_file_that_exists_fails_the_task_and_says_why(
     assert (tmp_path / "out" / "d_s.h5").read_bytes() == b"somebody else's"
 
 
+def test_a_directory_that_cannot_be_made_fails_the_task_and_says_why(
+    rest: ConnectRest, session: Session, connector: Callable[..., str], beamtime: str
+) -> None:
+    publish_numbers(session, beamtime, NUMBERS)
+    name = connector(**{"tasks.max": "1", "out.dir": "/proc/files"})
+    status = until(lambda: _failed(rest.status(name)))
+    assert "cannot write /proc/files" in status.failure
+
+
 def _failed(status: ConnectorStatus | None) -> ConnectorStatus | None:
     return status if status is not None and status.failure else None
 

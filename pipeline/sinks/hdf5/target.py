@@ -15,6 +15,8 @@ from pipeline.errors import PipelineError, SinkBusyError, SinkError, SinkRefused
 
 # what the kernel says when there is no room: disk, quota, the process's limit
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+# what does not pass by itself: a directory that is not there, or is somebody else's
+_REFUSED = (PermissionError, FileNotFoundError, NotADirectoryError, FileExistsError)
 # NAME_MAX of Linux file systems is 255 bytes; ".", ".lock" and ".part.new" are added to the name
 _MAX_NAME = 230
 
@@ -27,7 +29,8 @@ def sink_errors(path: Path) -> Iterator[None]:
     except PipelineError:
         raise
     except (OSError, RuntimeError, ValueError, TypeError, KeyError, MemoryError) as error:
-        raise SinkError(f"cannot write {path}: {_problem(error)}") from error
+        kind = SinkRefusedError if isinstance(error, _REFUSED) else SinkError
+        raise kind(f"cannot write {path}: {_problem(error)}") from error
 
 
 def is_full(error: Exception) -> bool:

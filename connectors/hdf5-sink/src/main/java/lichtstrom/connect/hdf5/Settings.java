@@ -122,7 +122,7 @@ final class Settings {
     }
 
     private static void checkStream(String name, Object value) {
-        if (!String.valueOf(value).matches("[^/\\s]+/[^/\\s]+/[^/\\s]+")) {
+        if (!String.valueOf(value).matches("[^/]+/[^/]+/[^/]+")) {
             throw new ConfigException(name, value, "must be BEAMTIME/DETECTOR/STREAM");
         }
     }
