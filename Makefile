@@ -47,6 +47,6 @@ $(STAMP): setup.cfg pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf .venv .demo build dist *.egg-info .coverage .coverage.* \
+	rm -rf .venv .demo build dist *.egg-info .coverage .coverage.* connectors/*/target \
 		.pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find pipeline schemas tests -name __pycache__ -type d -prune -exec rm -rf {} +

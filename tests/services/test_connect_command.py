@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import h5py
@@ -20,22 +18,12 @@ from pipeline.local.processes import wait_until
 from pipeline.session import connect
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-_CONNECTORS = Path(__file__).parents[2] / "connectors"
 _BYTES = "org.apache.kafka.connect.converters.ByteArrayConverter"
-
-
-@pytest.fixture(scope="module")
-def plugins() -> None:
-    if shutil.which("mvn") is None:
-        pytest.skip("no Maven here: the connectors cannot be built (Debian: apt install maven)")
-    for pom in _CONNECTORS.glob("*/pom.xml"):
-        argv = ["mvn", "-q", "-B", "-f", str(pom), "package", "-DskipTests"]
-        subprocess.run(argv, check=True, timeout=240)
 
 
 @pytest.fixture
 def rest(
-    plugins: None, home_env: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plugins: Mapping[str, Path], home_env: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[ConnectRest]:
     """The worker of the session's home; connectors that a test leaves are removed."""
     monkeypatch.chdir(tmp_path)

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import converter_vectors
@@ -16,19 +16,16 @@ import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from converter_worker import (
-    FILE_SINK,
-    LOGGER,
-    WORKER,
     Installation,
     Worker,
-    build_converter,
-    class_path,
-    needs_maven,
     write_properties,
 )
 
 import pipeline
 from pipeline.local import RuntimeInfo
+from pipeline.local.jars import CONNECT_LOCK, ensure, read_lock
+from pipeline.local.java import ensure_java
+from pipeline.local.plugins import split
 from pipeline.local.processes import wait_until
 from pipeline.naming import Names
 from pipeline.session import Session, connect
@@ -41,22 +38,25 @@ CONVERTER = "lichtstrom.connect.converter.AvroSingleObjectConverter"
 FRAMES = 12
 
 
-@pytest.fixture(scope="module")
-def jar(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    needs_maven()
-    return build_converter(tmp_path_factory.mktemp("converter"))
+@pytest.fixture(scope="session")
+def jar(plugins: Mapping[str, Path]) -> Path:
+    return plugins["avro-converter"]
 
 
 @pytest.fixture(scope="module")
 def installation(jar: Path, tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    folder = tmp_path_factory.mktemp("connect")
-    jars = class_path(folder / "maven", WORKER, FILE_SINK, LOGGER)
-    plugins = folder / "plugins"
-    (file_sink,) = (path for path in jars if path.name.startswith("connect-file-"))
-    for name, plugin in (("lichtstrom", jar), ("file", file_sink)):
-        (plugins / name).mkdir(parents=True)
-        shutil.copy(plugin, plugins / name)
-    return Installation(jars=[path for path in jars if path != file_sink], plugins=plugins)
+    folder = tmp_path_factory.mktemp("plugins")
+    locked = read_lock(CONNECT_LOCK)
+    on_class_path, (file_sink,) = split(locked)
+    paths = dict(zip(locked, ensure(locked, timeout_s=LIMIT_S), strict=True))
+    for name, plugin in (("lichtstrom", jar), ("file", paths[file_sink])):
+        (folder / name).mkdir()
+        shutil.copy(plugin, folder / name)
+    return Installation(
+        java=ensure_java(timeout_s=LIMIT_S).path,
+        jars=[paths[artifact] for artifact in on_class_path],
+        plugins=folder,
+    )
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_the_page_lists_the_options_that_the_converter_has(
 ) -> None:
     done = subprocess.run(
         [
-            str(shutil.which("java")),
+            installation.java,
             "-cp",
             ":".join(map(str, [jar, *installation.jars])),
             "lichtstrom.connect.converter.OptionsTable",

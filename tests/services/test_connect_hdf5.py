@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import random
 import resource
-import shutil
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +32,10 @@ pytestmark = [pytest.mark.service, pytest.mark.timeout(900)]
 #: LICHTSTROM_KILLS=30 for the long form.
 KILLS = int(os.environ.get("LICHTSTROM_KILLS", "4"))
 LIMIT_S = 120.0
-_PLUGIN = Path(__file__).parents[2] / "connectors" / "hdf5-sink"
-
-
-@pytest.fixture(scope="module")
-def plugin() -> None:
-    if shutil.which("mvn") is None:
-        pytest.skip("no Maven here: the connector cannot be built (Debian: apt install maven)")
-    subprocess.run(["mvn", "-q", "-B", "-f", _PLUGIN / "pom.xml", "package"], check=True)
 
 
 @pytest.fixture
-def first(plugin: None, home_env: Path) -> ConnectInfo:
+def first(plugins: Mapping[str, Path], home_env: Path) -> ConnectInfo:
     """The worker that the local runtime keeps."""
     info = up(home_env, connect=True)
     assert info.connect is not None
@@ -116,14 +107,13 @@ def publish_numbers(session: Session, beamtime: str, numbers: list[int]) -> None
             out.write(image(number), number=number, attributes={"omega": number / 10})
 
 
-def test_the_page_has_the_settings_of_the_connector(plugin: None, home_env: Path) -> None:
+def test_the_page_has_the_settings_of_the_connector(plugins: Mapping[str, Path]) -> None:
     jars = ensure(read_lock(CONNECT_LOCK), timeout_s=LIMIT_S)
-    (jar,) = (_PLUGIN / "target").glob("*-plugin.jar")
     done = subprocess.run(
         [
             ensure_java(timeout_s=LIMIT_S).path,
             "-cp",
-            os.pathsep.join(map(str, (jar, *jars))),
+            os.pathsep.join(map(str, (plugins["hdf5-sink"], *jars))),
             "lichtstrom.connect.hdf5.Settings",
         ],
         capture_output=True,
@@ -131,7 +121,7 @@ def test_the_page_has_the_settings_of_the_connector(plugin: None, home_env: Path
         check=True,
         timeout=LIMIT_S,
     )
-    page = (_PLUGIN.parents[1] / "docs" / "connect.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "connect.md").read_text()
     assert done.stdout.startswith("| setting |")
     assert done.stdout in page
 
