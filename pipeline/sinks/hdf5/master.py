@@ -26,7 +26,7 @@ from pipeline.sinks.hdf5.files import Options, master_path, shares_of
 from pipeline.sinks.hdf5.finished import Finished
 from pipeline.sinks.hdf5.journal import Journal
 from pipeline.sinks.hdf5.layout import write_layout
-from pipeline.sinks.hdf5.nodes import group
+from pipeline.sinks.hdf5.nodes import begin_specific, group
 from pipeline.sinks.hdf5.provenance import write_provenance
 from pipeline.sinks.hdf5.rows import Rows
 from pipeline.sinks.hdf5.share import Share
@@ -140,6 +140,7 @@ def _write(
         group(file, node, kind)
     group(file, "entry/instrument", "NXinstrument")
     group(file, "entry/provenance", "NXcollection")
+    begin_specific(file)
     rows = Rows.create(file, base=first, capacity=count, share=WHOLE)
     rows.reach(count)
     rows.restore(_merged(file, rows, parts, info))
