@@ -30,8 +30,9 @@ ASKED = ["entry", "entry/data", "entry/instrument", "entry/instrument/detector"]
 
 
 def write_several(directory: Path, frames: Any, options: Options) -> Path:
-    """Write frames 0 and on as parts and a master; returns the master."""
-    info, span = make_info(), (0, len(frames) - 1)
+    """Write frames as parts and a master; returns the master."""
+    numbers = [each.number for each in frames]
+    info, span = make_info(), (min(numbers), max(numbers))
     with Files(directory, info, options) as files:
         files.open()
         for each in frames:
@@ -78,6 +79,22 @@ def test_no_part_of_a_header_lies_in_front_of_it(tmp_path: Path, layout: LayoutK
                 assert address > header, name
                 found += 1
     assert found
+
+
+@pytest.mark.parametrize(("first", "count"), [(0, 10), (3, 9), (3, 1), (7, 2)])
+def test_a_first_file_that_misleads_xds_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, first: int, count: int
+) -> None:
+    frames = [frame(n) for n in range(first, first + count)]
+    path = write_several(tmp_path, frames, Options(layout="dectris", frames_per_file=4))
+    with h5py.File(path) as file:
+        links = [name for name in file["entry/data"] if name.startswith("data")]
+        lengths = [len(file["entry/data"][name]) for name in links]
+    # DECTRIS' plugin: frame i is in file i // lengths[0], at i % lengths[0]
+    by_plugin = [(i // lengths[0], i % lengths[0]) for i in range(count)]
+    right = [(index, at) for index, length in enumerate(lengths) for at in range(length)]
+    told = "the first data file is shorter" in caplog.text
+    assert told == (by_plugin != right)
 
 
 @pytest.mark.parametrize("layout", ["nxdata", "nxtomo"])
