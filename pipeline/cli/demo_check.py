@@ -29,7 +29,8 @@ def read_truth(path: Path) -> list[dict[str, Any]]:
 def check_file(path: Path, images: Path, truth: list[dict[str, Any]]) -> list[str]:
     """Compare the HDF5 file with the simulated files, pixel by pixel; return what is wrong."""
     import h5py
-    import hdf5plugin  # noqa: F401 -- registers the filters
+
+    import pipeline.sinks.hdf5  # noqa: F401 -- registers the filters
 
     problems: list[str] = []
     with h5py.File(path) as file:

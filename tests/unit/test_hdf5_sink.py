@@ -786,3 +786,28 @@ def test_a_directory_that_goes_away_is_an_error_and_the_next_run_begins_anew(
             sink.finish({})
     path = write(tmp_path / "out", [frame(0)])
     assert list((tmp_path / "out").iterdir()) == [path]
+
+
+def test_a_plugin_directory_of_other_programs_does_not_keep_the_filters_away(
+    tmp_path: Path,
+) -> None:
+    """It did: "Unable to synchronously create dataset (error during user callback)"."""
+    code = f"""
+    import sys
+    from pathlib import Path
+    import h5py
+    sys.path.insert(0, {str(Path(__file__).parent)!r})
+    from test_hdf5_sink import frame, pixels, write
+    path = write(Path({str(tmp_path)!r}), [frame(0)])
+    with h5py.File(path) as file:
+        assert (file["entry/data/data"][0] == pixels(0)).all()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "HDF5_PLUGIN_PATH": hdf5plugin.PLUGIN_PATH},
+    )
+    assert done.returncode == 0, done.stderr

@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import h5py
-import hdf5plugin  # noqa: F401 -- registers the filters with the HDF5 library
+import hdf5plugin
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.codecs import bitshuffle, byte_view
 from pipeline.reading.frame import sentinel
 
+# By itself hdf5plugin leaves the filters to HDF5_PLUGIN_PATH where that is set, as it is for other
+# programs on many machines: the libraries there may be made for another HDF5.
+hdf5plugin.register(("bshuf", "lz4", "zstd"), force=True)
 Compression = Literal["as-is", "bslz4", "none"]
 #: Extents grow in blocks: a resize costs about 20 us.
 _BLOCK = 64

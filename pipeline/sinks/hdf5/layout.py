@@ -13,9 +13,10 @@ import numpy as np
 from pipeline.nexus.facts import Facts
 from pipeline.nexus.nxmx import Frames, nxmx
 from pipeline.nexus.text import utc
-from pipeline.nexus.tree import Array, Field, Group, Images, Link, PerFrame
+from pipeline.nexus.tree import Array, Field, Group, Images, Link, Node, PerFrame
 from pipeline.sinks.hdf5.finished import Finished
 from pipeline.sinks.hdf5.flavours import LayoutKind, column, shape_tree
+from pipeline.sinks.hdf5.nodes import SPECIFIC
 
 #: Adds to the tree; returns what it could not.
 Extra = Callable[[Group, Finished, Facts], list[str]]
@@ -40,10 +41,21 @@ def write_layout(
     tree = nxmx(facts, _frames(done, mask))
     tree.set(file_name=name, file_time=utc(time.time_ns()))
     shape_tree(kind, tree, done, facts, mask)
+    if SPECIFIC in done.file and not _has(tree, SPECIFIC):
+        del done.file[SPECIFIC]
     for extra in extras:
         for path in extra(tree, done, facts):
             log.warning("a wanted field has no value and is not in the file path=%s", path)
     _write(done.file, tree)
+
+
+def _has(tree: Group, path: str) -> bool:
+    node: Node = tree
+    for name in path.split("/"):
+        if not isinstance(node, Group) or name not in node.nodes:
+            return False
+        node = node.nodes[name]
+    return True
 
 
 def _frames(done: Finished, mask: Array | None) -> Frames:

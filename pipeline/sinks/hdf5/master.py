@@ -6,6 +6,7 @@ made again at any time.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from pipeline.sinks.hdf5.files import Options, master_path, shares_of
 from pipeline.sinks.hdf5.finished import Finished
 from pipeline.sinks.hdf5.journal import Journal
 from pipeline.sinks.hdf5.layout import write_layout
-from pipeline.sinks.hdf5.nodes import group
+from pipeline.sinks.hdf5.nodes import begin_specific, group
 from pipeline.sinks.hdf5.provenance import write_provenance
 from pipeline.sinks.hdf5.rows import Rows
 from pipeline.sinks.hdf5.share import Share
@@ -34,6 +35,7 @@ from pipeline.sinks.hdf5.sink import WHOLE, stem
 from pipeline.sinks.hdf5.table import Layout, new_file
 from pipeline.sinks.hdf5.target import Target, sink_errors
 
+log = logging.getLogger(__name__)
 _DATA = "entry/data/data"
 _DETECTOR = "entry/instrument/detector"
 
@@ -140,6 +142,7 @@ def _write(
         group(file, node, kind)
     group(file, "entry/instrument", "NXinstrument")
     group(file, "entry/provenance", "NXcollection")
+    begin_specific(file)
     rows = Rows.create(file, base=first, capacity=count, share=WHOLE)
     rows.reach(count)
     rows.restore(_merged(file, rows, parts, info))
@@ -210,6 +213,15 @@ def _links(file: Any, parts: Sequence[Part]) -> Layout:
         return Layout(shape=(), dtype=example.dtype, images=None)
     for index, part in enumerate(parts, 1):
         file["entry/data"][f"data_{index:06d}"] = h5py.ExternalLink(part.path.name, _DATA)
+    if any(part.count > example.count for part in parts):
+        # neggia 1.2.0 counts with the length of the first file alone
+        log.warning(
+            "the first data file is shorter than others, so that XDS with DECTRIS' plugin reads"
+            " wrong frames: choose frames_per_file so that one file holds all, the layout nxmx or"
+            " Diamond's plugin path=%s frames=%d",
+            example.path,
+            example.count,
+        )
     images = format_of(example.encoding)
     return Layout(shape=example.shape, dtype=example.dtype, images=images)
 

@@ -6,12 +6,24 @@ from typing import Any
 
 from pipeline.nexus.tree import as_attribute
 
+#: What XDS asks for, in the layouts that have it.
+SPECIFIC = "entry/instrument/detector/detectorSpecific"
+
 
 def group(parent: Any, name: str, nx_class: str) -> Any:
     """Return the group, made if need be, with its class."""
     node = parent.require_group(name)
     attribute(node, NX_class=nx_class)
     return node
+
+
+def begin_specific(file: Any) -> None:
+    """Make the group ``detectorSpecific`` before anything else is behind it.
+
+    DECTRIS' XDS plugin (neggia 1.2.0) crashes where a part of a group's header lies in front of the
+    header; made at the end, the group would get room that others have given back.
+    """
+    group(file, SPECIFIC, "NXcollection")
 
 
 def attribute(node: Any, **values: Any) -> None:

@@ -22,7 +22,7 @@ from pipeline.errors import SinkError
 from pipeline.protocols import FrameLike
 from pipeline.reading.frame import sentinel
 from pipeline.sinks.hdf5.chunks import ChunkFormat, ChunkWriter, format_of
-from pipeline.sinks.hdf5.nodes import attribute, group
+from pipeline.sinks.hdf5.nodes import attribute, begin_specific, group
 from pipeline.sinks.hdf5.rows import Rows
 from pipeline.sinks.hdf5.share import Share
 
@@ -89,6 +89,8 @@ class FrameTable:
                 (_PROVENANCE, "NXcollection"),
             ):
                 group(file, node, kind)
+            if len(layout.shape) == 2:
+                begin_specific(file)
             attribute(file, default="entry")
             attribute(file["entry"], default="data")
             attribute(file["entry/data"], signal="data" if layout.images else "frame_number")
