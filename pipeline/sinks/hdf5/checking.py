@@ -34,7 +34,7 @@ def check_file(
     """Look at a file and all that it refers to, and decode every chunk; blocks until then.
 
     ``stream``: the one it was made from, with which every frame is compared.  One frame is in
-    memory at a time, and some 60 bytes of each.
+    memory at a time, and some 200 bytes of each.
 
     Raises
     ------

@@ -21,6 +21,7 @@ from pipeline.errors import DecodeError, SinkError
 from pipeline.frame import Module
 from pipeline.reading.frame import sentinel
 from pipeline.reading.table import Form
+from pipeline.sinks.hdf5.attributes import text_of
 from pipeline.sinks.hdf5.chunks import encoding_of
 from pipeline.sinks.hdf5.findings import Finding
 from pipeline.sinks.hdf5.leaves import Leaf, leaves_of
@@ -106,8 +107,8 @@ def check_owner(path: Path, wanted: Wanted) -> None:
         key = None if said is None else said.attrs.get("stream_key")
         if said is None or key is None:
             raise SinkError(f"{path} does not say of which stream it is: it cannot be compared")
-        if key.decode() != wanted.stream_key:
-            name = said.attrs.get("stream", b"another stream").decode()
+        if text_of(key) != wanted.stream_key:
+            name = text_of(said.attrs.get("stream", "another stream"))
             which = "an earlier stream of this name" if name == wanted.stream else name
             raise SinkError(f"{path} is of {which}, not of {wanted.stream}: name its own stream")
         if "account" not in said:
@@ -173,7 +174,8 @@ class _View:
         ]
         said = file.get("entry/instrument/detector/module_valid")
         if said is not None:
-            pairs.append((said.name, (said[...] == self._there).all(axis=1)))
+            same = said.shape == self._there.shape and (said[...] == self._there).all(axis=1)
+            pairs.append((said.name, np.broadcast_to(same, len(top.numbers))))
         for name, same in pairs:
             for position in np.flatnonzero(~same).tolist():
                 what = "says something else than the file with the pixels"
@@ -240,6 +242,8 @@ class _Comparison:
                 yield self._found(position, f"the time of {self._wanted.name_of(row)} is another")
             if stored is not None:
                 yield from self._pixels(stored, position, row)
+            elif self._form(row)[1]:
+                yield self._found(position, f"{self._wanted.name_of(row)} has no pixels")
 
     def _absent(
         self, held: Held, stored: Stored | None, position: int, row: int
@@ -253,7 +257,7 @@ class _Comparison:
             return
         if int(self._wanted.numbers[row]) not in self._invalid:
             yield self._found(position, f"{self._wanted.name_of(row)} is marked missing")
-        elif stored is None or stored.form[1:] == self._form(row)[1:]:
+        elif self._form(row)[1:] == (stored.form[1:] if stored else ((), self._form(row)[2])):
             yield self._left(position, row, None)
 
     def _pixels(self, stored: Stored, position: int, row: int) -> Iterator[Finding | Pixels]:

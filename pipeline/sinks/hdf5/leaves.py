@@ -70,38 +70,47 @@ def _viewed(path: Path, data: Any, modules: Sequence[Module]) -> Iterator[Leaf |
         corners = {corner: index or 0 for index, corner in found.items()}
     for source in data.virtual_sources():
         where = f"{data.name} from {source.file_name}"
-        outside, corner = _first_axis(source.vspace)
-        inside, inner = _first_axis(source.src_space, _length(path, source, len(outside)))
-        module = corners.get(corner)
-        if module is None or any(inner) or len(inside) != len(outside):
+        shape = _shape(path, source)
+        if shape is None:  # told by who looks at the sources
+            continue
+        outside, inside = _Selection(source.vspace, data.shape), _Selection(source.src_space, shape)
+        module = corners.get(outside.corner)
+        is_whole = (
+            inside.extent == shape[1:] == outside.extent[len(outside.extent) - len(shape) + 1 :]
+        )
+        if module is None or not is_whole or len(inside.positions) != len(outside.positions):
             yield Finding(path.name, where, "is not shown where it belongs", _REMADE)
             continue
         yield Leaf(
             path=path.parent / source.file_name,
             dataset=source.dset_name.strip("/"),
             module=module,
-            inside=inside,
-            outside=outside,
+            inside=inside.positions,
+            outside=outside.positions,
         )
 
 
-def _length(path: Path, source: Any, otherwise: int) -> int:
+def _shape(path: Path, source: Any) -> tuple[int, ...] | None:
     try:
         with h5py.File(path.parent / source.file_name, locking=False) as file:
-            return int(file[source.dset_name].shape[0])
-    except (KeyError, OSError):  # told by who looks at the sources
-        return otherwise
+            return tuple(file[source.dset_name].shape)
+    except (KeyError, OSError):
+        return None
 
 
-def _first_axis(space: Any, length: int | None = None) -> tuple[Positions, tuple[int, ...]]:
-    """Return which positions a selection takes of the first axis, and where it begins in others.
+class _Selection:
+    """What a mapping takes: positions of the first axis, and where it begins in the others.
 
-    ``length`` of the axis where everything is selected: that of a source is not written down.
+    ``extent``: how many elements of each other axis, 0 where some in between are left out.
     """
-    if space.get_select_type() == h5py.h5s.SEL_ALL:
-        shape = space.get_simple_extent_dims()
-        return np.arange(shape[0] if length is None else length), (0,) * (len(shape) - 1)
-    start, stride, count, block = space.get_regular_hyperslab()
-    runs = start[0] + stride[0] * np.arange(count[0])
-    positions = (runs[:, None] + np.arange(block[0])).ravel()
-    return positions.astype(np.int64), tuple(start[1:])
+
+    def __init__(self, space: Any, shape: tuple[int, ...]) -> None:
+        if space.get_select_type() == h5py.h5s.SEL_ALL:
+            start, stride, count, block = (0,) * len(shape), shape, (1,) * len(shape), shape
+        else:
+            start, stride, count, block = space.get_regular_hyperslab()
+        runs = start[0] + stride[0] * np.arange(count[0], dtype=np.int64)
+        self.positions: Positions = (runs[:, None] + np.arange(block[0])).ravel()
+        self.corner: tuple[int, ...] = tuple(start[1:])
+        axes = zip(stride[1:], count[1:], block[1:], strict=True)
+        self.extent = tuple(c * b if c == 1 or s == b else 0 for s, c, b in axes)

@@ -15,6 +15,7 @@ import numpy as np
 
 from pipeline import codecs
 from pipeline.errors import DecodeError
+from pipeline.sinks.hdf5.attributes import wrong_attributes
 from pipeline.sinks.hdf5.chunks import encoding_of
 from pipeline.sinks.hdf5.findings import MOST_NAMED, Finding
 
@@ -49,7 +50,8 @@ def findings_of(path: Path, progress: Progress, seen: set[Path] | None = None) -
         if not isinstance(group, h5py.Group):
             yield Finding(path.name, _DATA, "is not there", "is it a file of a detector?")
             return
-        yield from _classes(path, file)
+        yield from wrong_attributes(path, file)
+        yield from _mask(path, file)
         yield from _account(path, file)
         names = [name for name in group if name.startswith("data")]
         if not names and f"{_DETECTOR}/frame_valid" not in file:
@@ -83,19 +85,7 @@ def _named(
         yield from _images(path, data, progress, seen)
 
 
-def _classes(path: Path, file: Any) -> Iterator[Finding]:
-    """Yield attributes of text that some readers cannot convert, and a mask they cannot read."""
-    wrong: list[str] = []
-
-    def look(name: str, node: Any) -> None:
-        value = node.attrs.get_id("NX_class") if "NX_class" in node.attrs else None
-        if value is not None and value.dtype.kind != "S":
-            wrong.append(name)
-
-    file.visititems(look)
-    for name in wrong[:MOST_NAMED]:
-        what = "NX_class is no fixed-length text: XDS' plugins cannot read it"
-        yield Finding(path.name, name, what, "write it as fixed-length ASCII")
+def _mask(path: Path, file: Any) -> Iterator[Finding]:
     mask = file.get(f"{_DETECTOR}/detectorSpecific/pixel_mask")
     if mask is not None and mask.chunks is not None:
         what = "is chunked: XDS' plugins cannot read it"
