@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from pipeline.cli.export import command as export
 from pipeline.cli.hdf5 import command
 from pipeline.codecs import bitshuffle
 from pipeline.errors import SinkError, StreamOpenError
@@ -339,3 +340,75 @@ def test_the_command_compares_and_tells_by_its_status(
     assert (finding["file"], finding["where"]) == (path.name, f"/{DATA}[0]")
     done = CliRunner().invoke(command, ["check", str(path), "--stream", f"{beamtime}/d/none"])
     assert done.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda number: np.arange(7, dtype=np.uint32) * number,
+        lambda number: np.full((3, 4), number / 3, np.float32),
+        lambda number: np.full((3, 4), number, ">i2"),
+        lambda number: np.full((2, 3, 4), number, np.int64),
+        lambda number: None,
+    ],
+    ids=["one axis", "float", "big-endian", "three axes", "no pixels"],
+)
+@pytest.mark.parametrize("options", [{}, {"by_partition": True}], ids=str)
+def test_frames_of_any_kind_are_compared(
+    session: Session,
+    beamtime: str,
+    tmp_path: Path,
+    make: Callable[[int], Any],
+    options: dict[str, Any],
+) -> None:
+    with session.publish(beamtime, "d", "s", frames_per_chunk=4) as out:
+        for number in NUMBERS:
+            out.write(make(number), number=number, attributes={"a": number})
+    path = written(session, beamtime, tmp_path, **options)
+    assert compared(session, beamtime, path) == []
+    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+        file[f"{DETECTOR}/timestamp"][2] += 1
+    assert compared(session, beamtime, path)
+
+
+def test_a_file_without_its_images_is_found(
+    session: Session, beamtime: str, tmp_path: Path
+) -> None:
+    publish(session, beamtime)
+    path = written(session, beamtime, tmp_path)
+
+    def lose(file: Any) -> None:
+        del file[DATA]
+
+    changed(path, lose)
+    assert "frame 3 has no pixels" in [
+        finding.what for finding in compared(session, beamtime, path)
+    ]
+
+
+@pytest.mark.parametrize("modules", [(), MODULES], ids=["plain", "modules"])
+def test_a_stream_without_frames_is_compared(
+    session: Session, beamtime: str, tmp_path: Path, modules: tuple[Module, ...]
+) -> None:
+    with session.publish(beamtime, "d", "s", modules=modules):
+        pass
+    path = written(session, beamtime, tmp_path)
+    assert compared(session, beamtime, path) == []
+
+
+def test_the_sealed_stream_is_compared_without_a_broker(
+    session: Session, beamtime: str, tmp_path: Path
+) -> None:
+    publish(session, beamtime)
+    path = written(session, beamtime, tmp_path / "out")
+    url = (tmp_path / "copy").as_uri()
+    name = f"{beamtime}/d/s"
+    done = CliRunner().invoke(export, [name, "--to", url], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    arguments = ["check", str(path), "--stream", name, "--store", url]
+    done = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert (done.exit_code, done.output.strip()) == (0, "nothing is wrong")
+    put(path, 3, image(7))
+    done = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert done.exit_code == 1
+    assert "frame 6 has other pixels than in the stream" in done.output
