@@ -118,6 +118,7 @@ LAYOUTS: list[dict[str, Any]] = [
     {"compression": "none"},
     {"compression": "as-is"},
     {"layout": "nxtomo"},
+    {"layout": "nxtomo", "by_partition": True},
     {"by_partition": True},
     {"by_partition": True, "compression": "none"},
     {"frames_per_file": 7},
@@ -307,6 +308,13 @@ def test_a_file_of_another_stream_is_refused_by_name(
     )
     assert done.exit_code == 3
     assert f"{path} is of {beamtime}/d/s, not of {beamtime}/d/other" in done.output
+
+    def rename(file: Any) -> None:
+        file["entry/provenance"].attrs["stream_key"] = np.bytes_("00" * 8)
+
+    changed(path, rename)
+    with pytest.raises(SinkError, match="an earlier stream of this name"):
+        compared(session, beamtime, path)
 
 
 def test_a_part_or_a_stream_that_grows_cannot_be_compared(

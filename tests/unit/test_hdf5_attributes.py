@@ -90,6 +90,16 @@ def test_files_of_others_may_lack_what_only_ours_promise(tmp_path: Path) -> None
     assert len(changed(path, "entry/instrument/beam", NX_class=text("NXnote"))) == 1
 
 
+def test_of_many_attributes_in_the_wrong_form_the_rest_is_counted(tmp_path: Path) -> None:
+    path = write(tmp_path, [frame(0)])
+    with h5py.File(path, "r+") as file:
+        for number in range(25):
+            file.create_group(f"entry/notes/{number}").attrs["NX_class"] = "NXnote"
+    found = [finding.what for finding in check_file(path)]
+    assert len(found) == 21
+    assert found[-1] == "5 more attributes are no fixed-length text"
+
+
 def _no_hdf5(content: bytearray) -> None:
     content[:8] = b"rubbish!"
 

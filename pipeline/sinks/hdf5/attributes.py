@@ -18,6 +18,7 @@ from pipeline.sinks.hdf5.findings import MOST_NAMED, Finding
 _ENTRY, _DATA, _INSTRUMENT = "entry", "entry/data", "entry/instrument"
 _DETECTOR, _SAMPLE = "entry/instrument/detector", "entry/sample"
 _AGAIN = "write it with lichtstrom sink hdf5"
+_AS_ASCII = "write it as fixed-length ASCII"
 #: Attributes of text that XDS' plugin Durin reads, or that lead other readers to the images.
 _TEXTS = (
     "NX_class",
@@ -40,8 +41,21 @@ _CLASSES: Mapping[str, str] = {
     _SAMPLE: "NXsample",
     f"{_SAMPLE}/transformations": "NXtransformations",
 }
-_LENGTH = ("m", "cm", "mm", "um", "nm", "pm", "angstrom", "Angstrom", "A", "metre", "meter")
-_TIME = ("s", "ms", "us", "ns", "second", "seconds")
+_LENGTH = (
+    "m",
+    "cm",
+    "mm",
+    "um",
+    "nm",
+    "pm",
+    "angstrom",
+    "Angstrom",
+    "A",
+    "metre",
+    "meter",
+    "micron",
+)
+_TIME = ("s", "ms", "us", "ns", "sec", "second", "seconds")
 _ENERGY = ("eV", "keV", "MeV", "J")
 _ANGLE = ("degree", "degrees", "deg", "rad", "radian", "radians")
 _UNITS: Mapping[str, tuple[str, ...]] = {
@@ -93,7 +107,10 @@ def _forms(path: Path, file: Any) -> Iterator[Finding]:
     file.visititems(look)
     for name, text in wrong[:MOST_NAMED]:
         what = f"{text} is no fixed-length text: XDS' plugins cannot read it"
-        yield Finding(path.name, name, what, "write it as fixed-length ASCII")
+        yield Finding(path.name, name, what, _AS_ASCII)
+    if len(wrong) > MOST_NAMED:
+        what = f"{len(wrong) - MOST_NAMED} more attributes are no fixed-length text"
+        yield Finding(path.name, "/", what, _AS_ASCII)
 
 
 def _wrong_classes(file: Any, *, is_demanded: bool) -> Iterator[tuple[str, str]]:
