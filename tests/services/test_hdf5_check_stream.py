@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,104 +12,36 @@ import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from compared_files import (
+    DATA,
+    DETECTOR,
+    MODULES,
+    NUMBERS,
+    changed,
+    compared,
+    flip,
+    image,
+    last_frame,
+    packed,
+    publish,
+    put,
+    written,
+)
 
 from pipeline.cli.export import command as export
 from pipeline.cli.hdf5 import command
-from pipeline.codecs import bitshuffle
 from pipeline.errors import SinkError, StreamOpenError
 from pipeline.frame import Module
 from pipeline.session import Session, connect
-from pipeline.sinks.hdf5.checking import Finding, check_file
-from pipeline.sinks.hdf5.files import Options
-from pipeline.sinks.hdf5.following import write_stream
+from pipeline.sinks.hdf5.checking import check_file
 
 pytestmark = [pytest.mark.service, pytest.mark.timeout(120)]
-MODULES = (
-    Module(index=0, shape=(8, 10), position=(0, 0)),
-    Module(index=1, shape=(8, 10), position=(10, 3)),
-)
-TURNED = (MODULES[0], Module(index=1, shape=(8, 10), position=(20, 20), rotation_deg=90))
-NUMBERS = [n for n in range(3, 43) if n % 9 != 4]
-DATA, DETECTOR = "entry/data/data", "entry/instrument/detector"
 
 
 @pytest.fixture
 def session(home_env: Path) -> Iterator[Session]:
     with connect("file") as opened:
         yield opened
-
-
-def image(number: int, module: int = 0) -> Any:
-    return np.random.default_rng(number * 7 + module).integers(0, 99, (8, 10)).astype(np.uint16)
-
-
-def publish(session: Session, beamtime: str, modules: tuple[Module, ...] = ()) -> None:
-    with session.publish(beamtime, "d", "s", frames_per_chunk=4, modules=modules) as out:
-        for number in NUMBERS:
-            if not modules:
-                out.write(image(number), number=number)
-            for module in modules:
-                if (number, module.index) != (7, 1):
-                    out.write(image(number, module.index), number=number, module=module.index)
-
-
-def written(session: Session, beamtime: str, directory: Path, **options: Any) -> Path:
-    with session.stream(beamtime, "d", "s") as stream:
-        report = write_stream(
-            stream,
-            directory,
-            Options(**options),
-            follow=False,
-            stop=threading.Event(),
-            on_progress=lambda _: None,
-        )
-    assert report is not None
-    return Path(report.path)
-
-
-def compared(session: Session, beamtime: str, path: Path) -> list[Finding]:
-    with session.stream(beamtime, "d", "s") as stream:
-        return check_file(path, stream=stream)
-
-
-def changed(path: Path, change: Callable[[Any], None]) -> None:
-    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
-        change(file)
-
-
-def flip(path: Path, position: int) -> None:
-    """Turn one bit over of a chunk's last byte, where it lies in the file."""
-    with h5py.File(path) as file:
-        chunk = file[DATA].id.get_chunk_info(position)
-    content = bytearray(path.read_bytes())
-    content[chunk.byte_offset + chunk.size - 1] ^= 1
-    path.write_bytes(content)
-
-
-def last_frame(path: Path) -> tuple[int, int]:
-    """Return position and number of the last frame that a file has."""
-    with h5py.File(path) as file:
-        position = int(np.flatnonzero(file[f"{DETECTOR}/frame_valid"][:])[-1])
-        return position, int(file["entry/data/frame_number"][position])
-
-
-def put(path: Path, position: int, pixels: Any) -> None:
-    """Write a whole image into a file, as its chunks are."""
-
-    def change(file: Any) -> None:
-        data = file[DATA]
-        packed = data.id.get_create_plist().get_nfilters()
-        chunk = bitshuffle.compress(pixels) if packed else pixels.tobytes()
-        data.id.write_direct_chunk((position, 0, 0), chunk)
-
-    changed(path, change)
-
-
-def packed(number: int) -> bytes:
-    """Return an image as a detector sends it."""
-    chunk = bitshuffle.compress(image(number))
-    assert chunk is not None
-    return bytes(chunk)
 
 
 LAYOUTS: list[dict[str, Any]] = [
@@ -143,41 +74,6 @@ def test_nothing_is_wrong_with_what_the_sink_writes_and_one_bit_is_found(
     assert finding.file == parts[-1].name
     assert finding.where.endswith(f"data[{position}]")
     assert f"frame {number} " in f"{finding.what} "
-
-
-@pytest.mark.parametrize("modules", [MODULES, TURNED], ids=["straight", "turned"])
-@pytest.mark.parametrize("options", [{}, {"by_partition": True}, {"compression": "none"}], ids=str)
-def test_modules_are_compared_each(
-    session: Session,
-    beamtime: str,
-    tmp_path: Path,
-    options: dict[str, Any],
-    modules: tuple[Module, ...],
-) -> None:
-    publish(session, beamtime, modules)
-    path = written(session, beamtime, tmp_path, **options)
-    assert compared(session, beamtime, path) == []
-    part = sorted(tmp_path.glob("d_s_m1*.h5"))[-1]
-    position, number = last_frame(part)
-    put(part, position, image(number, 0))  # the other module's
-    (finding,) = compared(session, beamtime, path)
-    assert (finding.file, finding.where) == (part.name, f"/{DATA}[{position}]")
-    assert f"module 1 of frame {number} " in f"{finding.what} "
-
-
-def test_a_view_that_shows_modules_at_the_wrong_place_is_found(
-    session: Session, beamtime: str, tmp_path: Path
-) -> None:
-    publish(session, beamtime, MODULES)
-    path = written(session, beamtime, tmp_path)
-    first, second = tmp_path / "d_s_m0.h5", tmp_path / "d_s_m1.h5"
-    content = first.read_bytes()
-    first.write_bytes(second.read_bytes())
-    second.write_bytes(content)
-    assert check_file(path) == []
-    assert any(
-        "module 0 of frame 3 " in finding.what for finding in compared(session, beamtime, path)
-    )
 
 
 @pytest.mark.parametrize("compression", ["bslz4", "none"])
