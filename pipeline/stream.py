@@ -35,7 +35,7 @@ from pipeline.reading.live import LiveTable
 from pipeline.reading.ordered import OrderedFrames
 from pipeline.reading.selecting import SelectedFrames
 from pipeline.reading.single import Newest, SingleReader
-from pipeline.reading.table import FrameTable
+from pipeline.reading.table import FrameTable, Rows
 from pipeline.records import Located, Segment, Start, State, StreamInfo
 
 if TYPE_CHECKING:
@@ -277,6 +277,13 @@ class Stream:
     def __iter__(self) -> Iterator[Frame]:
         return self.frames()
 
+    def parts(self, rows: Rows) -> Iterator[Frame]:
+        """Return these rows of :meth:`table`, merged and in order, each module by itself.
+
+        Payloads are read ahead, and one that is damaged or gone raises where it is asked for.
+        """
+        return FrameFeed(self._live, rows, self.fetcher, self.origin, ahead=True, whole=False)
+
     def account(self) -> Account:
         """Return what came up to now and what did not, by the records alone."""
         self._log()
@@ -296,8 +303,7 @@ class Stream:
             table = self._live.table
             rows = table.merged().rows
         corrupt = set()
-        parts = FrameFeed(self._live, rows, self.fetcher, self.origin, ahead=True, whole=False)
-        for done, part in enumerate(parts, 1):
+        for done, part in enumerate(self.parts(rows), 1):
             try:
                 part.payload  # noqa: B018 -- reads and checks it
             except (ChecksumError, BlobNotFoundError):

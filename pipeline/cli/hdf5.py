@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.cli.groups import FailedError
+from pipeline.cli.names import StreamParam, open_stream, store_option
 from pipeline.cli.output import json_option, print_json, progress_bar
+from pipeline.errors import PipelineError, SinkError
+
+if TYPE_CHECKING:
+    from pipeline.sinks.hdf5.findings import Finding
+    from pipeline.stream import Stream
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -20,22 +29,33 @@ def command() -> None:
 
 @command.command()
 @click.argument("files", nargs=-1, required=True, type=_FILE, metavar="FILE...")
+@click.option(
+    "--stream",
+    type=StreamParam(),
+    metavar="STREAM",
+    help="Compare every frame with this stream, beamtime/detector/stream, which must have ended.",
+)
+@store_option
 @json_option
-def check(files: tuple[Path, ...], as_json: bool) -> None:
+def check(files: tuple[Path, ...], stream: str | None, store: str | None, as_json: bool) -> None:
     """Check structure and counts, and decode every chunk, of files and of all they refer to.
 
-    Exit status 0: nothing is wrong; 1: something is, and it was said; 3: a file cannot be read.
-    """
-    from pipeline.errors import SinkError
-    from pipeline.sinks.hdf5.checking import check_file
+    With --stream also: every frame of the stream is in the file at its place, with its time and
+    its pixels, and no other. Name the file that users open, not its parts.
 
+    Exit status 0: nothing is wrong; 1: something is, and it was said; 3: a file or the stream
+    cannot be read, or the file is of another stream.
+    """
     findings, unread = [], []
-    for path in files:
-        try:
-            with progress_bar(path.name) as progress:
-                findings += check_file(path, progress=progress)
-        except SinkError as error:
-            unread.append(str(error))
+    try:
+        with _opened(stream, store) as opened:
+            for path in files:
+                try:
+                    findings += _checked(path, opened)
+                except SinkError as error:
+                    unread.append(str(error))
+    except PipelineError as error:
+        unread.append(str(error))
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
@@ -47,6 +67,24 @@ def check(files: tuple[Path, ...], as_json: bool) -> None:
         raise FailedError("; ".join(unread), exit_code=3)
     if findings:
         raise click.exceptions.Exit(1)
+
+
+@contextmanager
+def _opened(name: str | None, store: str | None) -> Iterator[Stream | None]:
+    if name is None:
+        yield None
+        return
+    from pipeline.session import connect
+
+    with connect(store) as session, open_stream(session, name) as stream:
+        yield stream
+
+
+def _checked(path: Path, stream: Stream | None) -> list[Finding]:
+    from pipeline.sinks.hdf5.checking import check_file
+
+    with progress_bar(path.name) as progress:
+        return check_file(path, stream=stream, progress=progress)
 
 
 @command.command()

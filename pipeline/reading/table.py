@@ -20,6 +20,8 @@ from pipeline.records import Column, Int64s, Located, Segment, Start
 
 Rows = npt.NDArray[np.intp]
 Bools = npt.NDArray[np.bool_]
+#: Encoding, shape and dtype of a frame.
+Form = tuple[str, tuple[int, ...], str]
 #: Payloads inside records are kept up to here; beyond, they are read again when asked for.
 INLINE_NBYTES = 64 * 1024 * 1024
 
@@ -201,6 +203,13 @@ class FrameTable:
         partitions = np.array([r.partition for r in self.records], np.int64)
         offsets = np.array([r.offset for r in self.records], np.int64)
         return partitions[record_of], offsets[record_of]
+
+    def forms(self) -> tuple[list[Form], Int64s]:
+        """Return the forms that frames have, and which of them each row has."""
+        known: dict[Form, int] = {}
+        segments = [r.value for r in self.records if isinstance(r.value, Segment)]
+        of_record = [known.setdefault((s.encoding, s.shape, s.dtype), len(known)) for s in segments]
+        return list(known), np.array(of_record, np.int64)[self._record_of.view]
 
     def names(self) -> list[str]:
         """Return the names of all attributes that some frame has."""

@@ -55,6 +55,22 @@ _FORMATS = {
     "zstd": ChunkFormat(encoding="zstd", filter_id=32015, options=(3,)),
 }
 
+_BY_FILTER = {32008: "bslz4", 32004: "lz4", 32015: "zstd", 1: "gzip"}
+
+
+def encoding_of(data: Any) -> str | None:
+    """Return the encoding of the chunks as the codecs here know it; None for any other."""
+    creation = data.id.get_create_plist()
+    if not creation.get_nfilters():
+        return "raw" if data.dtype.byteorder != ">" else None
+    number, _, options, _ = creation.get_filter(0)
+    if number == 32008:  # bitshuffle: block, 2 for LZ4, 3 for zstd, as last of what the user gave
+        kind = options[4] if len(options) > 4 else 0
+        return {2: "bslz4", 3: "bszstd"}.get(int(kind))
+    if creation.get_nfilters() > 1 or np.dtype(data.dtype).byteorder == ">":
+        return None
+    return _BY_FILTER.get(number)
+
 
 def format_of(encoding: str) -> ChunkFormat:
     """Return the format of a dataset whose chunks have this encoding."""

@@ -237,7 +237,7 @@ def _view(
     modules = info.start.modules
     if example.encoding == "none":
         return Layout(shape=(), dtype=example.dtype, images=None), None
-    shape, corners = _arrangement(modules, example.shape)
+    shape, corners = arrangement(modules, example.shape)
     mask = _gaps(shape, parts, corners) if len(shape) == 2 and modules else None
     creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     dtype = np.dtype(example.dtype)
@@ -255,7 +255,7 @@ def _view(
     return layout, mask
 
 
-def _arrangement(
+def arrangement(
     modules: Sequence[Module], shape: tuple[int, ...]
 ) -> tuple[tuple[int, ...], dict[int | None, tuple[int, ...]]]:
     """Return the shape of a frame, and where in it the first pixel of each module is.

@@ -42,6 +42,7 @@ def repair_file(path: Path) -> Repair:
         changed = repair_superblock(path)
         changed = extend(path) or changed
         with h5py.File(path, locking=False) as file:
+            list(file)  # get() takes what cannot be read for what is not there
             valid = file.get("entry/instrument/detector/frame_valid")
             frames = None if valid is None else int((valid[...] == 1).sum())
     return Repair(changed=changed, before=before, frames=frames)

@@ -130,6 +130,7 @@ class Target:
 
     def _locked(self) -> int:
         while True:
+            is_new = not self._lock_path.exists()
             lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -141,8 +142,10 @@ class Target:
                 raise SinkBusyError(
                     f"{self.final} is being written by another sink: let it finish, or end it"
                 ) from None
-            except BaseException:
+            except BaseException as error:
                 os.close(lock)
+                if is_new and isinstance(error, OSError):  # no locks here: nobody has ours either
+                    self._lock_path.unlink(missing_ok=True)
                 raise
             os.close(lock)
 
