@@ -11,11 +11,12 @@ STAMP := .venv/.installed
 demo: $(STAMP)
 	$(BIN)/lichtstrom demo $(ARGS)
 
-## test: every adapter through the fault script, then all other tests, on a real broker and a real
-## S3 server, with branch coverage
+## test: every adapter through the fault script, Kafka Connect and the files, which mostly wait, side
+## by side; then all other tests; on a real broker and a real S3 server, with branch coverage
+SIDE_BY_SIDE := tests/conformance $(wildcard tests/services/test_connect_*.py tests/services/test_hdf5_*.py)
 test: $(STAMP)
-	$(BIN)/python -m pytest tests/conformance -n 3 --cov --cov-report= $(ARGS)
-	$(BIN)/python -m pytest --ignore tests/conformance --cov --cov-append --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -n 3 --cov --cov-report= $(ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE:%=--ignore %) --cov --cov-append --cov-report=term $(ARGS)
 
 ## lint: format, lint, types, and the direction of imports
 lint: $(STAMP)
