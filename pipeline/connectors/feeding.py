@@ -30,6 +30,8 @@ class FedRecords:
         self._resolve = resolve
         self._changed = threading.Condition()
         self._waiting: deque[tuple[RawRecord, Located | None]] = deque()
+        #: Whether nobody wants records any more.
+        self._is_over = False
         self._nbytes = 0
         #: Per partition what is expected next, and what was handed to the writer.
         self._next: list[int] = []
@@ -40,10 +42,20 @@ class FedRecords:
     # -- the writer's side ----------------------------------------------------------------------
 
     def begin(self, marker: Sequence[int]) -> FedRecords:
-        """Expect the records from ``marker`` on."""
+        """Expect the records from ``marker`` on; once told, it stays so."""
         with self._changed:
-            self._next, self._positions = list(marker), list(marker)
+            if not self._next:
+                self._next, self._positions = list(marker), list(marker)
         return self
+
+    def pass_over(self) -> None:
+        """Want none of the records to come: the stream has ended, its topic may go on."""
+        with self._changed:
+            self._is_over = True
+            for raw, _ in self._waiting:
+                self._positions[raw.partition] = raw.offset + 1
+            self._waiting.clear()
+            self._nbytes = 0
 
     def poll(self, timeout_s: float) -> list[Located]:
         """Return the next records, an empty list after ``timeout_s``."""
@@ -96,8 +108,11 @@ class FedRecords:
         One that was fed before is passed over.  Raises UnknownSchemaError.
         """
         with self._changed:
-            if not self._next or record.offset < self._next[record.partition]:
-                return bool(self._next)
+            if record.offset < self._next[record.partition]:
+                return True
+            if self._is_over:
+                self._next[record.partition] = self._positions[record.partition] = record.offset + 1
+                return True
             if not self._changed.wait_for(lambda: self._nbytes < _ROOM_NBYTES, timeout_s):
                 return False
         located = self._decoded(record)

@@ -10,17 +10,18 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from collections.abc import Collection, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import h5py
 
 from pipeline.connectors import messages
 from pipeline.connectors.feeding import FedRecords
-from pipeline.connectors.messages import Ask, Question, RawRecord, Trouble
+from pipeline.connectors.messages import Ask, Question, RawRecord
 from pipeline.errors import (
     InvalidArgumentError,
     PipelineError,
@@ -30,11 +31,15 @@ from pipeline.errors import (
     WireError,
     of_ours,
 )
-from pipeline.naming import Names, StreamId
+from pipeline.naming import StreamId
 from pipeline.session import Session
+from pipeline.sinks.hdf5.attributes import text_of
+from pipeline.sinks.hdf5.chunks import Compression
 from pipeline.sinks.hdf5.files import Files, Options, master_path
+from pipeline.sinks.hdf5.flavours import LayoutKind
 from pipeline.sinks.hdf5.following import finish, finish_parts, finish_together
 from pipeline.sinks.hdf5.mapping import load_mapping
+from pipeline.sinks.hdf5.prepare import Check
 from pipeline.sinks.hdf5.records import write_records
 from pipeline.stream import Stream
 
@@ -44,10 +49,10 @@ log = logging.getLogger(__name__)
 _ROOM_S = 5.0
 #: How often is looked whether the other writers are done.
 _LOOK_S = 1.0
-_CHOICES: Mapping[str, Collection[str]] = {
-    "layout": ("nxmx", "nxdata", "nxtomo", "dectris"),
-    "compression": ("bslz4", "as-is", "none"),
-    "check": ("framing", "full"),
+_CHOICES: Mapping[str, Sequence[str]] = {
+    "layout": get_args(LayoutKind),
+    "compression": get_args(Compression),
+    "check": get_args(Check),
 }
 
 
@@ -89,38 +94,35 @@ def _count(settings: Mapping[str, str], name: str) -> int:
         raise InvalidArgumentError(name, f"{settings.get(name)!r} is no whole number") from error
 
 
-class ShareWriter:
-    """Writes some partitions of a stream in a thread of its own: fed by :attr:`records`."""
+class TaskWriter:
+    """Writes the partitions of a task in a thread of its own: fed by :attr:`records`."""
 
     def __init__(self, session: Session, job: Job, partitions: Sequence[int]) -> None:
-        self.done = ""
         self.failure: PipelineError | None = None
-        self.partitions = partitions
+        #: The finished file, empty before.
+        self.done = ""
+        self._partitions = partitions
         self._job = job
         self._stop = threading.Event()
+        self._parts_are_complete = False
         with ExitStack() as opened:
             name = job.stream
             self._stream: Stream = opened.enter_context(
                 session.stream(name.beamtime, name.detector, name.stream)
             )
             info = self._stream.info
-            names = Names(session.settings.kafka.prefix)
-            self.records = FedRecords(
-                names.topic(info.start.beamtime, info.start.detector),
-                info,
-                session.services.schemas.resolve,
+            topic = session.services.names.topic(name.beamtime, name.detector)
+            self.records = FedRecords(topic, info, session.services.schemas.resolve)
+            self._files = opened.enter_context(
+                Files(job.directory, info, job.options, partitions=partitions)
             )
-            self._ends = info.end_offsets
-            self._files: Files | None = None
             if (there := finished_file(job, self._stream)) is not None:
                 self.done = str(there)
-                self._begin = list(info.start.offsets)
+                self.records.begin(info.end_offsets or info.start.offsets)
+                self.records.pass_over()
             else:
-                self._files = opened.enter_context(
-                    Files(job.directory, info, job.options, partitions=partitions)
-                )
                 self._files.open()
-                self._begin = self._files.marker
+                self.records.begin(self._files.marker)
             self._opened = opened.pop_all()
         self._thread = threading.Thread(target=self._run, name=f"partitions {partitions}")
         if not self.done:
@@ -128,25 +130,21 @@ class ShareWriter:
 
     @property
     def marker(self) -> dict[int, int]:
-        """Per partition of this writer the offset below which everything is in the files."""
-        found = self._files.marker if self._files is not None else self._begin
-        if self.done and self._ends is not None:
-            found = list(self._ends)
-        return {partition: found[partition] for partition in self.partitions}
+        """Per partition of this task the offset below which everything is in the files."""
+        is_complete = self._parts_are_complete or self.done
+        found = self.records.positions() if is_complete else self._files.marker
+        return {partition: found[partition] for partition in self._partitions}
 
     def _run(self) -> None:
         try:
-            done = self._write()
-            self._ends = self._stream.log.info(refresh=False).end_offsets
-            self.done = done
-        except BaseException as error:
-            self.failure = of_ours(error) if isinstance(error, Exception) else None
-            if not isinstance(self.failure, PipelineError) or self.failure.__cause__ is error:
-                log.exception("writer failed partitions=%s", self.partitions)
+            self.done = self._write()
+        except Exception as error:
+            self.failure = of_ours(error)
+            if self.failure is not error:
+                log.exception("writer failed partitions=%s", self._partitions)
 
     def _write(self) -> str:
         """Write to the stream's end; returns the finished file, nothing if stopped before."""
-        assert self._files is not None
         stream, files, stop = self._stream, self._files, self._stop
         if not write_records(
             stream, files, stop=stop, on_progress=lambda _: None, feed=self.records
@@ -155,22 +153,25 @@ class ShareWriter:
         while not self.records.settled(_LOOK_S):
             if stop.is_set():
                 return ""
+        self.records.pass_over()
         if not (self._job.options.by_partition and stream.start.partitions > 1):
             return finish(stream, files, self._job.directory).path
-        finish_parts(stream, files, stream.account())
+        account = stream.account()
+        finish_parts(stream, files, account)
         files.suspend()  # of partitions without frames
+        self._parts_are_complete = True
         while not stop.is_set():
-            if (path := self._finished_together()) is not None:
+            if (path := self._finished_together(account)) is not None:
                 return path
             stop.wait(_LOOK_S)
         return ""
 
-    def _finished_together(self) -> str | None:
+    def _finished_together(self, account: Mapping[str, Any]) -> str | None:
         job = self._job
         if (there := finished_file(job, self._stream)) is not None:
             return str(there)
         try:
-            report = finish_together(self._stream, job.directory, job.options)
+            report = finish_together(self._stream, job.directory, job.options, account)
         except SinkBusyError:
             return None
         except SinkRefusedError:
@@ -193,10 +194,10 @@ def finished_file(job: Job, stream: Stream) -> Path | None:
     path = master_path(job.directory, stream.info, job.options)
     try:
         with h5py.File(path, locking=False) as file:
-            key = file["entry/provenance"].attrs["stream_key"].decode()
+            key = file["entry/provenance"].attrs["stream_key"]
     except (OSError, KeyError):
         return None
-    return path if key == stream.start.stream_key.hex() else None
+    return path if text_of(key) == stream.start.stream_key.hex() else None
 
 
 class Task:
@@ -206,7 +207,7 @@ class Task:
         self._session = session
         self._job: Job | None = None
         self._count = 0
-        self._writers: dict[int, ShareWriter] = {}
+        self._writer: TaskWriter | None = None
 
     def serve(self, connection: socket.socket) -> None:
         """Answer until the other side goes, or this one cannot go on; then let go of the files."""
@@ -218,11 +219,7 @@ class Task:
             log.warning("writer ends error=%s", error)
             connection.sendall(messages.failed(str(error), retriable=is_retriable(error)))
         finally:
-            self.close()
-
-    def close(self) -> None:
-        """Close all writers; may be called twice."""
-        self._close(list(self._writers))
+            self._close()
 
     def _answer(self, question: Question) -> bytes:
         if question.kind is Ask.HELLO:
@@ -232,12 +229,11 @@ class Task:
             self._open(question.partitions)
         elif question.kind is Ask.RECORDS:
             is_full = not self._feed(question.records)
-        elif question.kind is Ask.REPORTED:
+        elif question.kind is Ask.REPORTED and self._writer is not None:
             for partition, offset in question.places:
-                if partition in self._writers:
-                    self._writers[partition].records.reported(partition, offset)
+                self._writer.records.reported(partition, offset)
         elif question.kind is Ask.CLOSE:
-            self._close(question.partitions)
+            self._close()
         return self._state(is_full=is_full)
 
     def _hello(self, question: Question) -> bytes:
@@ -251,54 +247,44 @@ class Task:
         with self._session.stream(name.beamtime, name.detector, name.stream) as stream:
             self._count = stream.start.partitions
             path = master_path(self._job.directory, stream.info, self._job.options)
-        return messages.ready(str(path), self._count)
+        return messages.ready(str(path))
 
     def _open(self, partitions: Sequence[int]) -> None:
         if self._job is None:
             raise WireError("HELLO comes first")
+        self._close()
         # a topic may have got partitions since the stream began
-        mine = [p for p in partitions if p < self._count and p not in self._writers]
-        if self._job.options.by_partition:
-            for partition in mine:
-                self._writers[partition] = ShareWriter(self._session, self._job, [partition])
-        elif len(mine) == self._count:
-            writer = ShareWriter(self._session, self._job, mine)
-            self._writers.update(dict.fromkeys(mine, writer))
-        elif mine:
+        mine = [p for p in partitions if 0 <= p < self._count]
+        if not self._job.options.by_partition and len(mine) < self._count:
             raise SinkBusyError(
                 f"a task alone needs all {self._count} partitions, it has {sorted(partitions)}"
             )
+        if mine:
+            self._writer = TaskWriter(self._session, self._job, mine)
 
     def _feed(self, records: Sequence[RawRecord]) -> bool:
-        for record in records:
-            writer = self._writers.get(record.partition)
-            if writer is None or writer.done:
-                continue
-            self._check(writer)
-            if not writer.records.feed(record, _ROOM_S):
-                return False
-        return True
+        if self._writer is None:
+            return True
+        deadline = time.monotonic() + _ROOM_S
+        return all(
+            self._writer.records.feed(record, max(0.0, deadline - time.monotonic()))
+            for record in records
+            if 0 <= record.partition < self._count
+        )
 
     def _state(self, *, is_full: bool) -> bytes:
-        markers: dict[int, int] = {}
-        troubles: list[Trouble] = []
-        writers = set(self._writers.values())
-        for writer in writers:
-            self._check(writer)
-            markers.update(writer.marker)
-            troubles += writer.records.take_troubles()
-        done = next((w.done for w in writers if w.done), "")
-        return messages.state(markers, troubles, is_full=is_full, done=done)
-
-    def _check(self, writer: ShareWriter) -> None:
+        writer = self._writer
+        if writer is None:
+            return messages.state({}, [], is_full=is_full, done="")
         if writer.failure is not None:
             raise writer.failure
+        troubles = writer.records.take_troubles()
+        return messages.state(writer.marker, troubles, is_full=is_full, done=writer.done)
 
-    def _close(self, partitions: Collection[int]) -> None:
-        for partition in partitions:
-            writer = self._writers.pop(partition, None)
-            if writer is not None and writer not in self._writers.values():
-                writer.close()
+    def _close(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
 
 
 def is_retriable(error: PipelineError) -> bool:

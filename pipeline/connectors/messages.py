@@ -104,9 +104,9 @@ def read_question(stream: BinaryIO) -> Question | None:
         raise WireError(f"a damaged message: {error}") from error
 
 
-def ready(path: str, partitions: int) -> bytes:
-    """Return the answer to HELLO: the file to come, and how many partitions the stream has."""
-    return _message(Answer.READY, _packed(path.encode()), _INT.pack(partitions))
+def ready(path: str) -> bytes:
+    """Return the answer to HELLO: the file to come."""
+    return _message(Answer.READY, _packed(path.encode()))
 
 
 def state(
@@ -147,7 +147,7 @@ def _parse(body: bytes) -> Question:
         version = fields.integer()
         settings = {fields.text(): fields.text() for _ in range(fields.count(8))}
         question = Question(kind, version=version, settings=settings)
-    elif kind in (Ask.OPEN, Ask.CLOSE):
+    elif kind is Ask.OPEN:
         partitions = tuple(fields.integer() for _ in range(fields.count(_INT.size)))
         question = Question(kind, partitions=partitions)
     elif kind is Ask.RECORDS:

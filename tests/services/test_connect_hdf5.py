@@ -144,6 +144,20 @@ def test_tasks_write_a_stream(
     check_whole(tmp_path / "out", np.array(NUMBERS))
     parts = list((tmp_path / "out").glob("d_s_p*.h5"))
     assert bool(parts) == (tasks == "2")
+    with session.publish(beamtime, "d", "later") as out:  # on the same topic, none of its own
+        for number in NUMBERS:
+            out.write(image(number), number=number)
+    until(lambda: lag(session, beamtime, name) == 0, "who is done does not pass over the rest")
+
+
+def lag(session: Session, beamtime: str, name: str) -> int:
+    """Return how many records of the detector's topic the connector has not committed."""
+    with session.stream(beamtime, "d", "later") as stream:
+        ends = stream.info.end_offsets
+    assert ends is not None
+    topic = session.services.names.topic(beamtime, "d")
+    committed = session.services.admin.committed(f"connect-{name}", topic, len(ends))
+    return sum(end - max(0, at.offset) for end, at in zip(ends, committed, strict=True))
 
 
 def test_a_file_that_exists_fails_the_task_and_says_why(

@@ -238,6 +238,26 @@ def test_slow_values_are_joined_by_time(session: Session, beamtime: str, tmp_pat
             assert found[3:].tolist() == [80, 80, 81, 81, 81, 82, 82]
 
 
+@pytest.mark.parametrize(
+    "options", [{"by_partition": True}, {"frames_per_file": 4}], ids=["partition", "number"]
+)
+def test_a_part_whose_first_frame_is_unlike_the_others_does_not_cost_the_file(
+    session: Session, beamtime: str, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    with session.publish(beamtime, "d", "s", frames_per_chunk=4) as out:
+        for number in range(8):
+            out.write(image(number), number=number)
+        out.write(image(8)[:4], number=8)  # the only one of its partition
+    report = write(session, beamtime, tmp_path, **options)
+    assert report is not None
+    assert [report.written, list(report.invalid)] == [8, [8]]
+    with h5py.File(report.path) as file:
+        assert file["entry/instrument/detector/frame_valid"][:].tolist() == [1] * 8 + [0]
+        for number in range(8):
+            np.testing.assert_array_equal(file["entry/data/data"][number], image(number))
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
 _KINDS: list[dict[str, Any]] = [{}, {"by_partition": True}, {"frames_per_file": 3}]
 
 

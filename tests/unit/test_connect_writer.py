@@ -173,6 +173,15 @@ def test_what_cannot_be_read_holds_restarts_back_until_it_was_told(fed: FedRecor
     assert fed.safe([13, 21]) == [13, 21]
 
 
+def test_after_the_end_nothing_waits_and_everything_is_passed(fed: FedRecords) -> None:
+    assert fed.feed(raw(0, 10), 0)
+    fed.pass_over()
+    for offset in range(11, 3000):  # whole batches of other streams, and nobody takes them
+        assert fed.feed(raw(0, offset, bytes(100_000), record_key(b"another!", 1)), 0)
+    assert fed.poll(0) == []
+    assert fed.positions() == [3000, 20]
+
+
 def test_a_record_of_a_newer_version_is_not_passed_over(fed: FedRecords) -> None:
     with pytest.raises(UnknownSchemaError):
         fed.feed(raw(0, 10, b"\xc3\x01" + b"newer..." + b"body"), 0)
@@ -254,4 +263,4 @@ def test_answers_have_the_fields_that_the_other_side_reads() -> None:
         + struct.pack(">iiq", 1, 3, 6)
         + packed(b"why")
     )
-    assert messages.ready("/x", 8)[4:] == b"\x01" + packed(b"/x") + struct.pack(">i", 8)
+    assert messages.ready("/x")[4:] == b"\x01" + packed(b"/x")

@@ -279,6 +279,12 @@ class Files:
         sink.suspend()
         self._counts[share] = sink.counts
 
+    def begin_again(self, share: Share) -> Hdf5Sink:
+        """Throw a file away that is not complete, and return a new one for the same frames."""
+        self._sinks.pop(share).abort()
+        self._open(share)
+        return self._sinks[share]
+
     def are_complete(self, span: tuple[int, int]) -> bool:
         """Tell whether every part is there and waits for its master file."""
         parts = part_paths(self._directory, self.info, self.options, span)

@@ -9,13 +9,11 @@ from threading import Event
 from typing import Any
 
 from pipeline.errors import SinkError, StreamOpenError
-from pipeline.reading.frame import Frame
 from pipeline.reading.ranges import Ranges
-from pipeline.records import Segment
 from pipeline.sinks.hdf5.counts import SinkCounts
 from pipeline.sinks.hdf5.files import Files, Options, master_path, part_paths
 from pipeline.sinks.hdf5.master import write_master
-from pipeline.sinks.hdf5.records import LogFeed, Progress, write_records
+from pipeline.sinks.hdf5.records import LogFeed, Progress, frame_of, write_records
 from pipeline.sinks.hdf5.share import Share
 from pipeline.sinks.hdf5.sink import WHOLE, Hdf5Sink, stem
 from pipeline.sinks.letters import DeadLetters
@@ -79,13 +77,15 @@ def finish(stream: Stream, files: Files, directory: Path) -> SinkReport:
     return _report(path, [], counts, account)
 
 
-def finish_together(stream: Stream, directory: Path, options: Options) -> SinkReport | None:
+def finish_together(
+    stream: Stream, directory: Path, options: Options, account: Mapping[str, Any]
+) -> SinkReport | None:
     """Write the master file of parts that several writers finish; None while one is missing.
 
     Each of them calls this when it is done: the last one finds all.  Raises SinkBusyError while
     another one writes it.
     """
-    account: dict[str, Any] = dict(stream.account())
+    account = dict(account)
     with Files(directory, stream.info, options) as files:
         if len(stream.table()):
             if not files.are_complete(span_of(stream, account)):
@@ -133,13 +133,8 @@ def _report(path: str, parts: list[str], counts: SinkCounts, account: dict[str, 
 
 def finish_parts(stream: Stream, files: Files, account: Mapping[str, Any]) -> None:
     """Complete the files that hold a share of an ended stream."""
-    table = stream.table()
-    if len(table):
-        located, row = table.locate(0)
-        assert isinstance(located.value, Segment)
-        block = stream.fetcher.open(located.value, stream.origin)
-        example = Frame(int(table.numbers[0]), block, row)
-        files.finish_parts(account, span_of(stream, account), example)
+    if len(stream.table()):
+        files.finish_parts(account, span_of(stream, account), frame_of(stream, 0))
 
 
 def span_of(stream: Stream, account: Mapping[str, Any]) -> tuple[int, int]:

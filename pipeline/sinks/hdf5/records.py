@@ -25,6 +25,7 @@ from pipeline.reading.table import FrameTable
 from pipeline.records import Located, Segment
 from pipeline.sinks.hdf5.files import Files
 from pipeline.sinks.hdf5.prepare import Prepared
+from pipeline.sinks.hdf5.share import Share
 from pipeline.sinks.hdf5.sink import Hdf5Sink
 from pipeline.sinks.letters import DeadLetters
 from pipeline.stream import Stream
@@ -230,7 +231,11 @@ def settle(stream: Stream, files: Files, stop: Event, feed: Feed) -> bool:
         return not stop.is_set()
     numbers, modules = table.numbers[rows], table.modules[rows]
     partitions, offsets = (column[rows] for column in table.sources())
-    for share, sink in files.every((int(numbers[0]), int(numbers[-1]))):
+    for share, found in files.every((int(numbers[0]), int(numbers[-1]))):
+        alike = rows if share.module is None else rows[modules == share.module]
+        sink = found
+        if not share.is_whole and len(alike):
+            sink = _alike(files, share, found, frame_of(stream, int(alike[0])))
         mine = share.holds(numbers, modules)
         right = sink.holds(numbers[mine], partitions[mine], offsets[mine])
         for row in rows[mine][~right].tolist():
@@ -240,12 +245,20 @@ def settle(stream: Stream, files: Files, stop: Event, feed: Feed) -> bool:
     return not stop.is_set()
 
 
-def _settle_one(
-    stream: Stream, table: FrameTable, sink: Hdf5Sink, row: int, stop: Event, feed: Feed
-) -> None:
-    number = int(table.numbers[row])
-    if sink.is_written(number) and _same_content(table, row, sink.source(number)):
-        return
+def _alike(files: Files, share: Share, sink: Hdf5Sink, first: Frame) -> Hdf5Sink:
+    """Return the sink of a part, begun again if its first frame was unlike the stream's first.
+
+    Each part takes shape and dtype from its own first frame, and in one image they must agree.
+    """
+    if sink.form not in (None, (tuple(first.shape), first.dtype)):
+        sink = files.begin_again(share)
+    sink.expect(first)
+    return sink
+
+
+def frame_of(stream: Stream, row: int) -> Frame:
+    """Return a row of the stream's table as a frame; its payload is fetched when asked for."""
+    table = stream.table()
     located, place = table.locate(row)
     segment = located.value
     assert isinstance(segment, Segment)
@@ -255,7 +268,17 @@ def _settle_one(
         slice(place, place + 1),
         functools.partial(stream.reload, located),
     )
-    frame = Frame(number, block, place)
+    return Frame(int(table.numbers[row]), block, place)
+
+
+def _settle_one(
+    stream: Stream, table: FrameTable, sink: Hdf5Sink, row: int, stop: Event, feed: Feed
+) -> None:
+    number = int(table.numbers[row])
+    if sink.is_written(number) and _same_content(table, row, sink.source(number)):
+        return
+    located, _ = table.locate(row)
+    frame = frame_of(stream, row)
     sink.expect(frame)
     ready = _patiently(sink, frame, stop)
     was_told = number in sink.counts.invalid

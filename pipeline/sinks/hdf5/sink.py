@@ -179,6 +179,11 @@ class Hdf5Sink:
         """
         return self._marker[:-1]
 
+    @property
+    def form(self) -> tuple[tuple[int, ...], str] | None:
+        """Shape and dtype that frames of the file have; None while it has none."""
+        return None if self._layout is None else (self._layout.shape, self._layout.dtype)
+
     def expect(self, frame: FrameLike) -> None:
         """Let the first frame decide what all frames of the file are like; reads no payload."""
         if self._layout is None:

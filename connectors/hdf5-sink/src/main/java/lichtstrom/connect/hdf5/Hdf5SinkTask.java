@@ -51,6 +51,9 @@ public class Hdf5SinkTask extends SinkTask {
     private final Set<Integer> opened = new TreeSet<>();
     private final Map<Integer, Long> markers = new HashMap<>();
 
+    /** What the writer has said of records that cannot be written, and Kafka Connect not heard. */
+    private final List<Message.Trouble> troubles = new ArrayList<>();
+
     /** What is not in a file yet, for the report of what cannot be written. */
     private final Map<Integer, NavigableMap<Long, SinkRecord>> pending = new HashMap<>();
 
@@ -83,18 +86,15 @@ public class Hdf5SinkTask extends SinkTask {
                 openAll();
                 return; // the consumer goes where the files end: these come again
             }
-            if (records.isEmpty()) {
-                take(writer.state());
-                return;
-            }
             records.forEach(this::remember);
-            Message.State state = writer.put(records, this::take);
+            Message.State state =
+                    records.isEmpty() ? writer.state() : writer.put(records, this::take);
             take(state);
+            reportTroubles();
             if (state.isFull()) {
                 context.timeout(BUSY_PAUSE_MS);
                 throw new RetriableException("the writer has no room for more records yet");
             }
-            pauseMs = FIRST_PAUSE_MS;
         } catch (IOException error) {
             throw failed(error);
         }
@@ -124,20 +124,15 @@ public class Hdf5SinkTask extends SinkTask {
 
     @Override
     public void close(Collection<TopicPartition> partitions) {
-        List<Integer> gone = partitions.stream().map(TopicPartition::partition).toList();
         try {
-            if (writer != null && gone.stream().anyMatch(opened::contains)) {
-                writer.closed(gone);
+            if (writer != null) {
+                writer.closeFiles();
             }
         } catch (IOException error) {
             letGo(error);
         }
-        for (Integer partition : gone) {
-            assigned.remove(partition);
-            opened.remove(partition);
-            markers.remove(partition);
-            pending.remove(partition);
-        }
+        partitions.forEach(partition -> assigned.remove(partition.partition()));
+        forget(); // what stays is opened again, where its files end
     }
 
     @Override
@@ -151,8 +146,8 @@ public class Hdf5SinkTask extends SinkTask {
             writer = new Writer(settings, timeoutS);
         }
         Message.State state = writer.open(assigned.keySet());
+        forget();
         opened.addAll(assigned.keySet());
-        pending.clear();
         Map<TopicPartition, Long> begins = new HashMap<>();
         for (Map.Entry<Integer, TopicPartition> entry : assigned.entrySet()) {
             Long marker = state.markers().get(entry.getKey());
@@ -170,22 +165,32 @@ public class Hdf5SinkTask extends SinkTask {
                 .put(record.kafkaOffset(), record);
     }
 
-    private void take(Message.State state) throws IOException {
-        markers.putAll(state.markers());
-        state.markers()
-                .forEach(
-                        (partition, marker) -> {
-                            if (pending.containsKey(partition)) {
-                                pending.get(partition).headMap(marker).clear();
-                            }
-                        });
+    private void take(Message.State state) {
+        state.markers().forEach(this::advance);
+        troubles.addAll(state.troubles());
         if (!state.done().equals(done)) {
             done = state.done();
             LOG.info("finished: {}", done);
         }
-        if (!state.troubles().isEmpty()) {
-            state.troubles().forEach(this::report);
-            take(writer.reported(state.troubles()));
+    }
+
+    private void advance(int partition, long marker) {
+        Long before = markers.put(partition, marker);
+        if (before != null && marker > before) {
+            pauseMs = FIRST_PAUSE_MS; // it does write
+        }
+        if (pending.containsKey(partition)) {
+            pending.get(partition).headMap(marker).clear();
+        }
+    }
+
+    /** Called by put alone: what preCommit throws would not fail the task. */
+    private void reportTroubles() throws IOException {
+        if (!troubles.isEmpty()) {
+            troubles.forEach(this::report);
+            List<Message.Trouble> told = List.copyOf(troubles);
+            troubles.clear();
+            take(writer.reported(told));
         }
     }
 
@@ -225,10 +230,15 @@ public class Hdf5SinkTask extends SinkTask {
         stopWriter();
     }
 
-    private void stopWriter() {
+    private void forget() {
         opened.clear();
         markers.clear();
         pending.clear();
+        troubles.clear();
+    }
+
+    private void stopWriter() {
+        forget();
         if (writer != null) {
             writer.close();
             writer = null;

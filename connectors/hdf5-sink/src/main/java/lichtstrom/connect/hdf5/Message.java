@@ -65,8 +65,8 @@ final class Message {
         return message(OPEN, out -> integers(out, partitions));
     }
 
-    static byte[] close(Collection<Integer> partitions) {
-        return message(CLOSE, out -> integers(out, partitions));
+    static byte[] close() {
+        return message(CLOSE, out -> {});
     }
 
     static byte[] state() {
@@ -103,9 +103,7 @@ final class Message {
     /** Read the answer to HELLO; returns the path of the file to come. */
     static String readReady(DataInputStream in) throws IOException {
         expect(in, 1);
-        String path = text(in);
-        in.readInt(); // partitions
-        return path;
+        return text(in);
     }
 
     /** Read the answer to everything else. */

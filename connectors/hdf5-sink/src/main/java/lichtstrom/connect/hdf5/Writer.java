@@ -26,6 +26,7 @@ import java.util.concurrent.Executors;
 import java.util.concurrent.ScheduledExecutorService;
 import java.util.concurrent.ScheduledFuture;
 import java.util.concurrent.TimeUnit;
+import java.util.function.Consumer;
 import org.apache.kafka.connect.sink.SinkRecord;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
@@ -86,8 +87,9 @@ final class Writer implements AutoCloseable {
         return asked(Message.open(partitions), Message::readState);
     }
 
-    Message.State closed(Collection<Integer> partitions) throws IOException {
-        return asked(Message.close(partitions), Message::readState);
+    /** Have everything brought to the files, and let go of them. */
+    void closeFiles() throws IOException {
+        asked(Message.close(), Message::readState);
     }
 
     Message.State state() throws IOException {
@@ -99,7 +101,8 @@ final class Writer implements AutoCloseable {
     }
 
     /** Hand records over until there is no room for more: then the state says that it is full. */
-    Message.State put(Collection<SinkRecord> records, TroubleListener listener) throws IOException {
+    Message.State put(Collection<SinkRecord> records, Consumer<Message.State> listener)
+            throws IOException {
         List<SinkRecord> batch = new ArrayList<>();
         long nbytes = 0;
         for (SinkRecord record : records) {
@@ -110,17 +113,12 @@ final class Writer implements AutoCloseable {
                 if (state.isFull()) {
                     return state;
                 }
-                listener.hear(state);
+                listener.accept(state);
                 batch.clear();
                 nbytes = 0;
             }
         }
         return asked(Message.records(batch), Message::readState);
-    }
-
-    @FunctionalInterface
-    interface TroubleListener {
-        void hear(Message.State state) throws IOException;
     }
 
     /** Let the writer bring everything to its files and end. */
