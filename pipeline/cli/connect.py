@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from pipeline.cli.hdf5_options import file_options, mapping_option
 from pipeline.cli.names import open_stream, stream_argument
 from pipeline.cli.output import json_option, print_json, print_pairs, print_table
 from pipeline.errors import ConnectError, RuntimeUnavailableError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pipeline.connectors.hdf5 import Job
     from pipeline.connectors.rest import ConnectorStatus, ConnectRest
     from pipeline.session import Session
+    from pipeline.sinks.hdf5.files import Options
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -53,40 +55,8 @@ def command() -> None:
     metavar="N",
     help="At most so many tasks; more than the topic has partitions idle.",
 )
-@click.option(
-    "--layout",
-    type=click.Choice(["nxmx", "nxdata", "nxtomo", "dectris"]),
-    default="nxmx",
-    help="As of `lichtstrom sink hdf5`.",
-)
-@click.option(
-    "--compression",
-    type=click.Choice(["bslz4", "as-is", "none"]),
-    default="bslz4",
-    help="Of the images; as-is keeps the encoding of the first frame where HDF5 knows it.",
-)
-@click.option(
-    "--frames-per-file",
-    type=click.IntRange(min=0),
-    default=0,
-    metavar="N",
-    help="At most so many numbers in a file, and a master file that shows them as one; 0: all.",
-)
-@click.option(
-    "--check",
-    type=click.Choice(["framing", "full"]),
-    default="framing",
-    help="What is looked at of payloads that stay as they are: their framing, or every pixel.",
-)
-@click.option(
-    "--map",
-    "mapping",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE.toml",
-    help="Fields of your own: where in the file, and from which metadata or attribute; by this"
-    " path on every worker.",
-)
-@click.option("--overwrite", is_flag=True, help="Replace a file of this name once it is complete.")
+@file_options
+@mapping_option
 @click.option(
     "--name", metavar="NAME", help="Of the connector.  [default: hdf5 and the stream's name]"
 )
@@ -108,12 +78,8 @@ def hdf5(
     stream: str,
     out: Path,
     tasks: int,
-    layout: Literal["nxmx", "nxdata", "nxtomo", "dectris"],
-    compression: Literal["bslz4", "as-is", "none"],
-    frames_per_file: int,
-    check: Literal["framing", "full"],
+    options: Options,
     mapping: Path | None,
-    overwrite: bool,
     name: str | None,
     wait: bool,
     timeout_s: float | None,
@@ -129,17 +95,10 @@ def hdf5(
     from pipeline.connectors.rest import ConnectRest
     from pipeline.connectors.waiting import identity, wait_for_file
     from pipeline.session import connect
-    from pipeline.sinks.hdf5.files import Options, check_master_free, master_path
+    from pipeline.sinks.hdf5.files import check_master_free, master_path
 
     if timeout_s is not None and not wait:
         raise click.UsageError("--timeout is the limit of --wait, which is not given")
-    options = Options(
-        compression=compression,
-        overwrite=overwrite,
-        frames_per_file=frames_per_file,
-        check=check,
-        layout=layout,
-    )
     job = Job(stream=StreamId.parse(stream), directory=out.absolute(), options=options)
     with (
         ConnectRest(_url(url)) as rest,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.cli.groups import FailedError
+from pipeline.cli.hdf5_options import file_options, mapping_option
 from pipeline.cli.names import (
     await_stream,
     open_stream,
@@ -29,6 +31,7 @@ from pipeline.cli.signals import Stop, stopping
 
 if TYPE_CHECKING:
     from pipeline.session import Session
+    from pipeline.sinks.hdf5.files import Options
     from pipeline.sinks.hdf5.following import SinkReport
     from pipeline.sinks.hdf5.layout import Extra
 
@@ -57,26 +60,7 @@ def command() -> None:
     help="Follow an open stream; the command ends with the stream. One that does not exist yet is"
     " waited for: 30 s, or as --wait says.",
 )
-@click.option(
-    "--layout",
-    type=click.Choice(["nxmx", "nxdata", "nxtomo", "dectris"]),
-    default="nxmx",
-    help="nxmx; nxdata: the same without what is NXmx' own; nxtomo; dectris: DIR/..._master.h5"
-    " that links to data files.",
-)
-@click.option(
-    "--compression",
-    type=click.Choice(["bslz4", "as-is", "none"]),
-    default="bslz4",
-    help="Of the images; as-is keeps the encoding of the first frame where HDF5 knows it.",
-)
-@click.option(
-    "--frames-per-file",
-    type=click.IntRange(min=0),
-    default=0,
-    metavar="N",
-    help="At most so many numbers in a file, and a master file that shows them as one; 0: all.",
-)
+@file_options
 @click.option(
     "--writers",
     type=click.IntRange(1, 64),
@@ -84,19 +68,7 @@ def command() -> None:
     metavar="K",
     help="Processes; more than one make a file per partition and a master file over them.",
 )
-@click.option(
-    "--check",
-    type=click.Choice(["framing", "full"]),
-    default="framing",
-    help="What is looked at of payloads that stay as they are: their framing, or every pixel.",
-)
-@click.option(
-    "--map",
-    "mapping",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE.toml",
-    help="Fields of your own: where in the file, and from which metadata or attribute.",
-)
+@mapping_option
 @click.option(
     "--join",
     "joined",
@@ -108,7 +80,6 @@ def command() -> None:
 @click.option(
     "--checksum", is_flag=True, help="Write FILE.sha256 beside it, for `sha256sum --check`."
 )
-@click.option("--overwrite", is_flag=True, help="Replace a file of this name once it is complete.")
 @wait_option
 @store_option
 @report_option
@@ -117,15 +88,11 @@ def hdf5(
     stream: str,
     out: Path,
     follow: bool,
-    layout: Literal["nxmx", "nxdata", "nxtomo", "dectris"],
-    compression: Literal["bslz4", "as-is", "none"],
-    frames_per_file: int,
+    options: Options,
     writers: int,
-    check: Literal["framing", "full"],
     mapping: Path | None,
     joined: tuple[str, ...],
     checksum: bool,
-    overwrite: bool,
     wait_s: float,
     store: str | None,
     report_s: float | None,
@@ -139,7 +106,6 @@ def hdf5(
     """
     from pipeline.session import connect
     from pipeline.sinks.hdf5.digests import write_digests
-    from pipeline.sinks.hdf5.files import Options
     from pipeline.sinks.hdf5.following import write_stream
     from pipeline.sinks.hdf5.writers import GROUP, write_in_processes
     from pipeline.sinks.letters import DeadLetters
@@ -152,14 +118,7 @@ def hdf5(
         if wait_s or follow:
             await_stream(session, stream, timeout_s=wait_s or _FOLLOW_WAIT_S, stop=stop.event)
         with open_stream(session, stream) as opened, ExitStack() as held:
-            options = Options(
-                compression=compression,
-                overwrite=overwrite,
-                frames_per_file=frames_per_file,
-                check=check,
-                layout=layout,
-                extras=_extras(session, held, mapping, joined),
-            )
+            options = replace(options, extras=_extras(session, held, mapping, joined))
             letters = DeadLetters(session.services, opened.start, group=GROUP)
             write = (
                 partial(write_in_processes, session, writers=writers)
