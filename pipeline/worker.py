@@ -107,7 +107,7 @@ def run_worker(
     timeout_s:
         Silence after which to fail; None waits for the stream's end, however long.
     idle_exit_s:
-        Silence after which to end without an error.
+        Silence after which to end without an error; waiting for the stream is none.
     wait_s:
         How long the stream may not exist yet; None: for ever.
     frame_limit_s:
@@ -148,6 +148,7 @@ def run_worker(
         code=version_of(found),
         max_attempts=max_attempts,
         timeout_s=timeout_s,
+        frame_limit_s=frame_limit_s,
         options=options,
     )
     with connect(store) as session, _signals(stop) as stopping:
@@ -290,11 +291,10 @@ class _Runner:
         """Whether we were told to stop, or are idle, and nothing is in hand."""
         if self._stopping.count > 1:
             raise KeyboardInterrupt
-        if self._pool.in_hand:
+        if self._pool.in_hand or self._streams.awaits:
             self._active_s = time.monotonic()
-            return False
         if self._stopping.event.is_set():
-            return True
+            return not self._pool.in_hand
         silent_s = time.monotonic() - self._active_s
         return self._idle_exit_s is not None and silent_s > self._idle_exit_s
 

@@ -130,8 +130,9 @@ class StoredShare:
             return None
         found = self._book.take_due(time.time())
         if found is None and now - self._looked_s >= _TAKE_OVER_EVERY_S:
-            self._looked_s = now
             found = self._book.take_over()
+            if found is None:  # else there may be more of the same owner
+                self._looked_s = now
         if found is None:
             return None
         number, attempt = found

@@ -13,9 +13,14 @@ _NEW = 0.3
 
 
 class Pace:
-    """Running means of what frames of one stream take."""
+    """Running means of what frames of one stream take.
 
-    def __init__(self) -> None:
+    ``limit_s``: how long a single frame may take.
+    """
+
+    def __init__(self, limit_s: float | None = None) -> None:
+        # Far below the limit, or a few frames that are slower than most would end their process.
+        self._order_s = _ORDER_S if limit_s is None else min(_ORDER_S, limit_s / 10)
         self._each_s: float | None = None
         self._each_nbytes = 0.0
 
@@ -33,7 +38,7 @@ class Pace:
         """How many frames to hand over at once."""
         if self._each_s is None:
             return 1
-        by_time = _ORDER_S / max(self._each_s, 1e-9)
+        by_time = self._order_s / max(self._each_s, 1e-9)
         by_size = _MAX_NBYTES / max(self._each_nbytes, 1.0)
         return max(1, int(min(by_time, by_size, _MAX_FRAMES)))
 

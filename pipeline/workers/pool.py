@@ -76,7 +76,7 @@ class Pool:
     Parameters
     ----------
     limit_s:
-        Seconds that one frame may take; a process that takes longer is killed.
+        Seconds that an order may take; a process that takes longer is killed.
     """
 
     def __init__(self, job: Job, processes: int, *, limit_s: float | None = None) -> None:
@@ -243,7 +243,7 @@ class Pool:
         now = time.monotonic()
         for worker in self.workers:
             for given in worker.given.values():
-                if given.begun_s is None or now - given.begun_s <= self._limit_s * given.frames:
+                if given.begun_s is None or now - given.begun_s <= self._limit_s:
                     continue
                 worker.process.kill()
                 alone = given if given.frames == 1 else None

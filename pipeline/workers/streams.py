@@ -66,6 +66,11 @@ class Streams:
         """Whether no stream is left to work on, and none will come."""
         return not self.follows and bool(self.finished) and not self.open
 
+    @property
+    def awaits(self) -> bool:
+        """Whether the stream that was named has not come yet."""
+        return not (self.follows or self.open or self.finished)
+
     def look(self) -> None:
         """Open what has come; blocks for some hundred milliseconds where something has."""
         now = time.monotonic()

@@ -63,6 +63,7 @@ class Plan:
     code: str = ""
     max_attempts: int = 3
     timeout_s: float | None = None
+    frame_limit_s: float | None = None
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -79,7 +80,7 @@ class Work:
         self.stream = stream
         self._plan = plan
         self.counts = Counts()
-        self.pace = Pace()
+        self.pace = Pace(plan.frame_limit_s)
         #: Deliveries that are neither settled nor on their way into a derived stream.
         self.in_hand = 0
         #: Calls whose process died while it had others in hand, too: each is tried alone.

@@ -270,7 +270,7 @@ def test_a_worker_may_start_before_its_stream_and_ends_when_idle(
     thread = threading.Timer(0.5, lambda: _one_open(session, beamtime))
     thread.start()
     report = run_worker(
-        worker_functions.mean, f"{beamtime}/lambda/new", group="g", wait_s=LIMIT_S, idle_exit_s=2.0
+        worker_functions.mean, f"{beamtime}/lambda/new", group="g", wait_s=LIMIT_S, idle_exit_s=3.0
     )
     thread.join()
     assert (report.frames, report.finished) == (1, False)
