@@ -43,8 +43,10 @@ log = logging.getLogger(__name__)
 _POLL_S = 0.05
 #: Progress is committed this often, and at once when nothing is left to do.
 _COMMIT_EVERY_S = 0.2
-#: How often a member with nothing to do asks whether stream and group are at their end.
+#: How soon and how seldom a member with nothing to do asks whether stream and group are at their
+#: end: the longer nothing happens, the seldomer.
 _LOOK_EVERY_S = 0.1
+_LOOK_SELDOM_S = 2.0
 #: How long a partition that goes to another member waits for the frames in hand.  Longer work
 #: than this is done twice when the group grows.
 _REVOKE_WAIT_S = 5.0
@@ -386,7 +388,8 @@ class KafkaShare:
     def _look(self) -> None:
         """When there is nothing to do, find out whether the stream and the group are finished."""
         now = time.monotonic()
-        if now - self._looked_s < _LOOK_EVERY_S:
+        every_s = min(_LOOK_SELDOM_S, max(_LOOK_EVERY_S, (now - self._active_s) / 5))
+        if now - self._looked_s < every_s:
             return
         with self._changed:
             idle = not len(self._buffer) and not any(h.in_hand for h in self._held.values())
