@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from pipeline.config import Settings
 from pipeline.errors import InvalidArgumentError, PipelineError, PluginError
 from pipeline.naming import StreamId, check_name
 from pipeline.session import connect
@@ -85,6 +86,7 @@ def run_worker(
     max_attempts: int = 3,
     store: str | None = None,
     state: Path | str | None = None,
+    settings: Settings | None = None,
 ) -> WorkerReport:
     """Call ``function`` with each frame of a stream that this group has not done yet.
 
@@ -121,6 +123,8 @@ def run_worker(
         How often a frame is tried before it goes to the dead letters.
     state:
         Without a broker: the file that keeps the group's progress on this machine.
+    store, settings:
+        As :func:`pipeline.connect` takes them.
 
     A process that crashes is started again, later each time; the frame it had in hand counts one
     attempt.  SIGTTIN and SIGTTOU (where there are such) add and remove a process.  Blocks until the
@@ -151,7 +155,7 @@ def run_worker(
         frame_limit_s=frame_limit_s,
         options=options,
     )
-    with connect(store) as session, _signals(stop) as stopping:
+    with connect(store, settings=settings) as session, _signals(stop) as stopping:
         context = Context(
             stream=stream,
             group=group,
