@@ -9,12 +9,15 @@ from typing import Protocol, Self
 
 from pipeline.errors import InvalidArgumentError, PipelineError
 from pipeline.naming import check_name
+from pipeline.reading.expressions import Expression, compile_expression
 from pipeline.reading.limits import check_timeout
+from pipeline.reading.matching import RecordFilter
 from pipeline.services import Services
 from pipeline.sharing.delivery import Delivery
+from pipeline.sharing.filtered import Filtered
 from pipeline.stream import Stream
 
-__all__ = ["Delivery", "Share", "SharedFrames", "open_shared"]
+__all__ = ["Delivery", "Filtered", "Share", "SharedFrames", "open_shared"]
 
 
 class Share(Protocol):
@@ -34,6 +37,10 @@ class Share(Protocol):
 
         Raises StreamTimeoutError when nothing came for ``timeout_s``.
         """
+        ...
+
+    def take_filtered(self) -> Filtered | None:
+        """Return what was filtered out since the last call, None if nothing was; never waits."""
         ...
 
     def close(self) -> None:
@@ -68,6 +75,15 @@ class SharedFrames(Iterator[Delivery]):
         """Seconds since anything happened in the stream or the group."""
         return self.share.silent_s
 
+    def take_filtered(self) -> Filtered | None:
+        """Return the frames that ``where`` left out since the last call; None if there are none.
+
+        Only with ``keep_filtered=True``.  They count as done when the returned object's ``ack`` is
+        called, and the group does not finish before: who keeps a derived stream publishes
+        ``numbers`` as skipped and then calls it.  Never waits; may be called from any thread.
+        """
+        return self.share.take_filtered()
+
     def close(self) -> None:
         """Commit and leave the group; may be called twice."""
         self._close()
@@ -87,6 +103,8 @@ def open_shared(
     timeout_s: float | None = 30.0,
     state: Path | str | None = None,
     start: str = "start",
+    where: str | Expression | None = None,
+    keep_filtered: bool = False,
 ) -> SharedFrames:
     """Join a group and return an iterator over what it hands to this member.
 
@@ -102,9 +120,19 @@ def open_shared(
         Without a broker: the SQLite file that keeps the group's progress on this machine.
     start:
         Where a group that has no progress yet begins: ``start`` or ``now``.
+    where:
+        Deliver only the frames that this expression selects, as in :meth:`Stream.select`; of the
+        others nothing is read, and they count as done.  All members of a group give the same one.
+        A frame of a detector with modules is selected if one of its modules is.
+    keep_filtered:
+        Have what ``where`` leaves out count as done only when it was fetched by
+        :meth:`SharedFrames.take_filtered` and settled.  At most 65,536 frames wait so, then
+        reading waits.
 
     Raises
     ------
+    ExpressionError
+        ``where`` does not parse.
     InvalidNameError, InvalidArgumentError, BrokerUnavailableError
     FrameExpiredError
         The topic no longer holds what the group has not done.
@@ -113,6 +141,8 @@ def open_shared(
     limit_s = check_timeout(timeout_s)
     if start not in ("start", "now"):
         raise InvalidArgumentError("start", f"{start!r} is neither 'start' nor 'now'")
+    chosen = compile_expression(where) if isinstance(where, str) else where
+    picked = RecordFilter(chosen) if chosen is not None else None
     share: Share
     if services is None:
         from pipeline.sharing.stored import StoredShare
@@ -122,11 +152,15 @@ def open_shared(
                 f"{stream.name}: without a broker a group's progress is kept in a file on this"
                 " machine: name it with state='...'"
             )
-        share = StoredShare(stream, group=group, state=Path(state))
+        share = StoredShare(
+            stream, group=group, state=Path(state), where=picked, keep_filtered=keep_filtered
+        )
     else:
         from pipeline.sharing.member import KafkaShare
 
-        share = KafkaShare(services, stream, group=group, start=start)
+        share = KafkaShare(
+            services, stream, group=group, start=start, where=picked, keep_filtered=keep_filtered
+        )
     try:
         share.open()
     except BaseException:

@@ -146,6 +146,8 @@ def _span(segment: Segment, rows: slice | None) -> tuple[int, int]:
     offsets, lengths = segment.offsets, segment.lengths
     if rows is not None:
         offsets, lengths = offsets[rows], lengths[rows]
+    if not len(offsets):
+        return 0, 0
     if len(offsets) == 1:
         begin = int(offsets[0])
         return begin, begin + int(lengths[0])

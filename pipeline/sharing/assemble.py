@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 from pipeline.reading.fetch import Block, Fetcher, Origin
 from pipeline.reading.frame import Frame, ModularFrame
+from pipeline.reading.matching import RecordFilter
 from pipeline.reading.merge import Floors
 from pipeline.reading.ranges import Ranges
+from pipeline.reading.values import Bools
 from pipeline.records import Located, Segment, Start
 from pipeline.sharing.progress import Taken, finish
 
@@ -23,6 +25,8 @@ class Part:
     block: Block
     row: int
     taken: Taken
+    #: The group's expression selects it; without one, all are.
+    selected: bool = True
 
 
 @dataclass(slots=True, eq=False)
@@ -31,6 +35,11 @@ class Unit:
 
     number: int
     parts: dict[int, Part]
+
+    @property
+    def selected(self) -> bool:
+        """Whether it is to be delivered: one module that is selected brings the others along."""
+        return any(part.selected for part in self.parts.values())
 
     def frame(self, origin: Origin) -> Frame:
         """Return the frame as readers see it."""
@@ -48,7 +57,14 @@ class Unit:
 class Assembler:
     """Makes units of one partition's records; a number is given once."""
 
-    def __init__(self, start: Start, fetcher: Fetcher, origin: Origin) -> None:
+    def __init__(
+        self,
+        start: Start,
+        fetcher: Fetcher,
+        origin: Origin,
+        where: RecordFilter | None = None,
+    ) -> None:
+        self._where = where
         self._floors = Floors(start)
         self._fetcher = fetcher
         self._origin = origin
@@ -61,14 +77,23 @@ class Assembler:
         value = located.value
         self._floors.observe(located)
         if isinstance(value, Segment) and taken is not None:
-            block = self._fetcher.open(value, self._origin)
+            block, selected = self._open(value)
             for row, number in enumerate(value.numbers.tolist()):
                 if taken.done[row]:
                     self._given.add(number, number)
                     continue
-                yield from self._row(number, value.module, Part(block, row, taken))
+                part = Part(block, row, taken, selected is None or bool(selected[row]))
+                yield from self._row(number, value.module, part)
         if self._pending:
             yield from self._passed()
+
+    def _open(self, segment: Segment) -> tuple[Block, Bools | None]:
+        """Return the payloads, of which nothing is read yet, and which rows are selected."""
+        if self._where is None:
+            return self._fetcher.open(segment, self._origin), None
+        selected = self._where.mask(segment)
+        rows = None if self._origin.modules else slice(*_extent(selected))
+        return self._fetcher.open(segment, self._origin, rows), selected
 
     def _row(self, number: int, module: int, part: Part) -> Iterator[Unit]:
         if number in self._given and number not in self._pending:
@@ -95,3 +120,9 @@ class Assembler:
     def _give(self, number: int) -> Unit:
         self._given.add(number, number)
         return Unit(number, self._pending.pop(number))
+
+
+def _extent(selected: Bools) -> tuple[int, int]:
+    """Return the rows that are read at once: from the first selected one to the last."""
+    rows = selected.nonzero()[0]
+    return (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)

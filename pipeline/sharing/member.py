@@ -7,6 +7,7 @@ what is done behind it (:mod:`pipeline.sharing.progress`).
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 import logging
@@ -29,11 +30,13 @@ from pipeline.kafka.groups import GroupMember, Place
 from pipeline.kafka.producer import Acknowledged
 from pipeline.naming import record_key
 from pipeline.publishing.claims import holder
+from pipeline.reading.matching import RecordFilter
 from pipeline.records import Located, Pointer, Segment
 from pipeline.services import Services
-from pipeline.sharing.assemble import Assembler
+from pipeline.sharing.assemble import Assembler, Unit
 from pipeline.sharing.buffer import Buffer, Counts, Held, Item
 from pipeline.sharing.delivery import Delivery
+from pipeline.sharing.filtered import Filtered, Row, Waiting
 from pipeline.sharing.progress import PartitionProgress, Taken
 from pipeline.stream import Stream
 from pipeline.wire import codec
@@ -55,8 +58,19 @@ _JOIN_S = 12.0
 class KafkaShare:
     """The engine behind ``stream.shared`` on a broker; see :class:`pipeline.shared.Share`."""
 
-    def __init__(self, services: Services, stream: Stream, *, group: str, start: str) -> None:
+    def __init__(
+        self,
+        services: Services,
+        stream: Stream,
+        *,
+        group: str,
+        start: str,
+        where: RecordFilter | None = None,
+        keep_filtered: bool = False,
+    ) -> None:
         self._services = services
+        self._where = where
+        self._waiting = Waiting() if keep_filtered else None
         self._stream = stream
         self._group = group
         self._begin = start
@@ -128,6 +142,21 @@ class KafkaShare:
                         self._stream.name, timeout_s or 0.0, detail if in_hand else ""
                     )
                 self._changed.wait(min(left_s, 1.0))
+
+    def take_filtered(self) -> Filtered | None:
+        """See :class:`pipeline.shared.Share`."""
+        with self._changed:
+            if not self._waiting:
+                return None
+            numbers, rows = self._waiting.take()
+        return Filtered(numbers, functools.partial(self._finish_filtered, rows)) if rows else None
+
+    def _finish_filtered(self, rows: Sequence[Row]) -> None:
+        with self._changed:
+            for row in rows:
+                row.finish()
+            self._active_s = time.monotonic()
+            self._changed.notify_all()
 
     @property
     def silent_s(self) -> float:
@@ -278,7 +307,18 @@ class KafkaShare:
             held.progress.passed(offset)
         self._active_s = time.monotonic()
         for unit in self._assemblers[place].add(located, taken):
+            self._hand(unit, held)
+
+    def _hand(self, unit: Unit, held: Held) -> None:
+        """Have a frame delivered, unless the group's expression leaves it out."""
+        if unit.selected:
             self._buffer.put(Item(unit.number, 1, held, unit=unit))
+            return
+        self.counts.filtered += 1
+        if self._waiting is None:
+            unit.finish()
+        else:
+            self._waiting.add(unit, held)
 
     def _take_pointer(self, place: Place, message: Message) -> None:
         pointer = None
@@ -325,8 +365,9 @@ class KafkaShare:
             over = [place for place in data if self._over(place)]
             for place in over:
                 for unit in self._assemblers[place].flush():
-                    self._buffer.put(Item(unit.number, 1, self._held[place], unit=unit))
+                    self._hand(unit, self._held[place])
             self._paused = not self._buffer.low if self._paused else self._buffer.full
+            self._paused = self._paused or (self._waiting is not None and self._waiting.full)
             paused = self._paused
         self._member.pause(data if paused else over)
         if not paused:
@@ -394,7 +435,7 @@ class KafkaShare:
                 self._held[place] = Held(PartitionProgress(offset, metadata))
                 if place[0] == self._topic:
                     self._assemblers[place] = Assembler(
-                        self._stream.start, self._stream.fetcher, self._stream.origin
+                        self._stream.start, self._stream.fetcher, self._stream.origin, self._where
                     )
 
     def _losing(self, places: Sequence[Place]) -> Mapping[Place, tuple[int, str]]:

@@ -10,12 +10,16 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.errors import FrameNotFoundError, StreamTimeoutError
 from pipeline.protocols import Cursor
+from pipeline.reading.matching import RecordFilter
 from pipeline.records import Segment
 from pipeline.sharing.assemble import Assembler, Unit
 from pipeline.sharing.buffer import Counts
 from pipeline.sharing.delivery import Delivery
+from pipeline.sharing.filtered import MAX_WAITING, Filtered
 from pipeline.sharing.ledger import Ledger
 from pipeline.sharing.progress import Taken
 from pipeline.stream import Stream
@@ -32,8 +36,21 @@ _TAKE_OVER_EVERY_S = 0.5
 class StoredShare:
     """The engine behind ``stream.shared(state=FILE)``; see :class:`pipeline.shared.Share`."""
 
-    def __init__(self, stream: Stream, *, group: str, state: Path) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        *,
+        group: str,
+        state: Path,
+        where: RecordFilter | None = None,
+        keep_filtered: bool = False,
+    ) -> None:
         self._stream = stream
+        self._where = where
+        self._keep = keep_filtered
+        #: Filtered out and not fetched; fetched and not settled.
+        self._waiting: list[int] = []
+        self._unsettled = 0
         self._state = state
         self._key = f"{group}/{stream.start.stream_key.hex()}"
         self.counts = Counts()
@@ -56,7 +73,7 @@ class StoredShare:
         """Yield the frames of the stored stream, partition by partition as they come."""
         start = self._stream.start
         assemblers = [
-            Assembler(start, self._stream.fetcher, self._stream.origin)
+            Assembler(start, self._stream.fetcher, self._stream.origin, self._where)
             for _ in range(start.partitions)
         ]
         ends = self._stream.log.bounds()[1]
@@ -88,7 +105,7 @@ class StoredShare:
                 if delivery is not None:
                     self._active_s = time.monotonic()
                     return delivery
-                count, _ = self._book.unfinished()
+                count = self._book.unfinished()[0] + len(self._waiting) + self._unsettled
                 if not count:
                     return None
             left_s = _WAIT_S
@@ -147,15 +164,43 @@ class StoredShare:
     def _left(self) -> int:
         return len(self._found)
 
+    def take_filtered(self) -> Filtered | None:
+        """See :class:`pipeline.shared.Share`."""
+        with self._lock:
+            if not self._waiting:
+                return None
+            numbers, self._waiting = sorted(self._waiting), []
+            self._unsettled += len(numbers)
+        return Filtered(np.array(numbers, np.int64), lambda: self._finish_filtered(numbers))
+
+    def _finish_filtered(self, numbers: list[int]) -> None:
+        with self._lock:
+            self._unsettled -= len(numbers)
+            self._active_s = time.monotonic()
+            if self._ledger is not None:
+                self._ledger.pass_over(numbers)
+
+    def _sort_out(self, batch: list[Unit]) -> list[Unit]:
+        """Return the frames that are to be delivered; the others are done."""
+        left_out = [unit.number for unit in batch if not unit.selected]
+        if not left_out:
+            return batch
+        self.counts.filtered += len(left_out)
+        if self._keep:
+            self._waiting += left_out
+        else:
+            self._book.pass_over(left_out)
+        return [unit for unit in batch if unit.selected]
+
     def _refill(self) -> None:
         """Read on until there are frames that nobody has, as far as can be told."""
-        while not self._found and not self._exhausted:
+        while not self._found and not self._exhausted and len(self._waiting) < MAX_WAITING:
             batch = list(itertools.islice(self._units, 256))
             if not batch:
                 self._exhausted = True
                 return
             known = self._book.known([unit.number for unit in batch])
-            self._found.extend(unit for unit in batch if unit.number not in known)
+            self._found.extend(self._sort_out([unit for unit in batch if unit.number not in known]))
 
     def close(self) -> None:
         """Give back what is not settled; may be called twice."""
