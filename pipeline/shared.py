@@ -105,6 +105,8 @@ def open_shared(
     start: str = "start",
     where: str | Expression | None = None,
     keep_filtered: bool = False,
+    min_modules: int | None = None,
+    deadline_s: float | None = None,
 ) -> SharedFrames:
     """Join a group and return an iterator over what it hands to this member.
 
@@ -128,6 +130,10 @@ def open_shared(
         Have what ``where`` leaves out count as done only when it was fetched by
         :meth:`SharedFrames.take_filtered` and settled.  At most 65,536 frames wait so, then
         reading waits.
+    min_modules, deadline_s:
+        As for :meth:`Stream.ordered`: how many modules are enough for ``frame.array``, and how long
+        a live frame waits for the others.  All frames are delivered; those without all modules
+        are counted (``share.counts.incomplete``).
 
     Raises
     ------
@@ -141,6 +147,8 @@ def open_shared(
     limit_s = check_timeout(timeout_s)
     if start not in ("start", "now"):
         raise InvalidArgumentError("start", f"{start!r} is neither 'start' nor 'now'")
+    least = None if min_modules is None else stream.origin_of(min_modules).least
+    wait_s = check_timeout(deadline_s, "deadline_s")
     chosen = compile_expression(where) if isinstance(where, str) else where
     picked = RecordFilter(chosen) if chosen is not None else None
     share: Share
@@ -153,13 +161,25 @@ def open_shared(
                 " machine: name it with state='...'"
             )
         share = StoredShare(
-            stream, group=group, state=Path(state), where=picked, keep_filtered=keep_filtered
+            stream,
+            group=group,
+            state=Path(state),
+            where=picked,
+            keep_filtered=keep_filtered,
+            min_modules=least,
         )
     else:
         from pipeline.sharing.member import KafkaShare
 
         share = KafkaShare(
-            services, stream, group=group, start=start, where=picked, keep_filtered=keep_filtered
+            services,
+            stream,
+            group=group,
+            start=start,
+            where=picked,
+            keep_filtered=keep_filtered,
+            min_modules=least,
+            deadline_s=wait_s,
         )
     try:
         share.open()

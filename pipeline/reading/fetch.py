@@ -24,10 +24,14 @@ _MAX_WASTE = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What all frames of a stream have in common."""
+    """What all frames of a stream have in common, for one way of reading.
+
+    ``least`` is how many modules a frame must have to have an image; None for all of them.
+    """
 
     stream: StreamId
     modules: tuple[Module, ...] = ()
+    least: int | None = None
 
 
 class Block:

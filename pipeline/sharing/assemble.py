@@ -5,6 +5,7 @@ All modules of a frame share its partition, so one partition is enough to know.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -71,6 +72,9 @@ class Assembler:
         self._wanted = len(start.module_indices)
         self._given = Ranges()
         self._pending: dict[int, dict[int, Part]] = {}
+        self._born_s: dict[int, float] = {}
+        #: Frames past their deadline, and how far the partition is to be read before they go.
+        self._late: tuple[list[int], int] | None = None
 
     def add(self, located: Located, taken: Taken | None) -> Iterator[Unit]:
         """Take a record, accounted for in ``taken``; yield the frames that became whole."""
@@ -100,6 +104,8 @@ class Assembler:
             finish(part.taken, part.row)  # a copy
             return
         parts = self._pending.setdefault(number, {})
+        if self._wanted > 1:
+            self._born_s.setdefault(number, time.monotonic())
         if module in parts:
             finish(part.taken, part.row)
             return
@@ -112,6 +118,24 @@ class Assembler:
         for number in [n for n in self._pending if self._floors.passed(n)]:
             yield self._give(number)
 
+    def overdue(self, deadline_s: float) -> bool:
+        """Tell whether frames have waited so long for modules, and :meth:`give_up` is to come."""
+        since_s = time.monotonic() - deadline_s
+        return self._late is None and any(born_s <= since_s for born_s in self._born_s.values())
+
+    def give_up(self, deadline_s: float, end: int) -> None:
+        """Hand these frames out once the partition was read up to offset ``end``."""
+        since_s = time.monotonic() - deadline_s
+        self._late = [n for n, born_s in self._born_s.items() if born_s <= since_s], end
+
+    def given_up(self, position: int) -> Iterator[Unit]:
+        """Yield frames past their deadline, the partition having been read up to ``position``."""
+        if self._late is not None and position >= self._late[1]:
+            numbers, self._late = self._late[0], None
+            for number in numbers:
+                if number in self._pending:
+                    yield self._give(number)
+
     def flush(self) -> Iterator[Unit]:
         """Yield what is left at the end of the stream, incomplete as it is."""
         for number in list(self._pending):
@@ -119,6 +143,7 @@ class Assembler:
 
     def _give(self, number: int) -> Unit:
         self._given.add(number, number)
+        self._born_s.pop(number, None)
         return Unit(number, self._pending.pop(number))
 
 

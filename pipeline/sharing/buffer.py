@@ -20,7 +20,7 @@ class Counts:
     """What a member did.
 
     ``void``: settled after the frame had gone to another member; ``filtered``: not delivered, by
-    the group's expression.
+    the group's expression; ``incomplete``: delivered without all their modules.
     """
 
     delivered: int = 0
@@ -29,6 +29,7 @@ class Counts:
     rejected: int = 0
     void: int = 0
     filtered: int = 0
+    incomplete: int = 0
 
 
 @dataclass(slots=True, eq=False)

@@ -67,9 +67,13 @@ class KafkaShare:
         start: str,
         where: RecordFilter | None = None,
         keep_filtered: bool = False,
+        min_modules: int | None = None,
+        deadline_s: float | None = None,
     ) -> None:
         self._services = services
         self._where = where
+        self._origin = stream.origin_of(min_modules)
+        self._deadline_s = deadline_s
         self._waiting = Waiting() if keep_filtered else None
         self._stream = stream
         self._group = group
@@ -178,7 +182,8 @@ class KafkaShare:
         frame = item.frame
         if frame is None:
             assert item.unit is not None
-            frame = item.unit.frame(self._stream.origin)
+            frame = item.unit.frame(self._origin)
+        self.counts.incomplete += bool(self._origin.modules and frame.missing_modules)
         return Delivery(frame, item.attempt, self, item)
 
     def close(self) -> None:
@@ -264,6 +269,7 @@ class KafkaShare:
             while not self._stop.is_set() and not self._finished:
                 self._take_in(self._member.poll(_POLL_S))
                 self._take_due()
+                self._give_up()
                 self._balance()
                 self._commit()
                 self._look()
@@ -347,7 +353,9 @@ class KafkaShare:
                 continue
             item = Item(pointer.number, pointer.attempt + 1, held, taken=taken)
             try:
-                item.frame = self._stream.frame(pointer.number, timeout_s=0.0, min_modules=1)
+                item.frame = self._stream.frame(
+                    pointer.number, timeout_s=0.0, min_modules=self._origin.least
+                )
             except FrameNotFoundError as error:  # trimmed or deleted meanwhile
                 log.error("a retried frame is gone: %s", error)
                 with self._changed:
@@ -356,6 +364,23 @@ class KafkaShare:
             with self._changed:
                 self._buffer.put(item)
                 self._changed.notify_all()
+
+    def _give_up(self) -> None:
+        """Hand out frames whose modules have not come in time."""
+        if self._deadline_s is None:
+            return
+        with self._changed:
+            late = [p for p, a in self._assemblers.items() if a.overdue(self._deadline_s)]
+        # What is in the log by now is read first: a backlog makes nothing late.
+        high = self._stream.log.bounds()[1] if late else []
+        with self._changed:
+            for place, assembler in self._assemblers.items():
+                if place in late:
+                    assembler.give_up(self._deadline_s, high[place[1]])
+                held = self._held[place]
+                for unit in assembler.given_up(held.progress.position):
+                    self._hand(unit, held)
+                    self._changed.notify_all()
 
     def _balance(self) -> None:
         """Read no more than is needed, and nothing behind the stream's end."""
@@ -435,7 +460,7 @@ class KafkaShare:
                 self._held[place] = Held(PartitionProgress(offset, metadata))
                 if place[0] == self._topic:
                     self._assemblers[place] = Assembler(
-                        self._stream.start, self._stream.fetcher, self._stream.origin, self._where
+                        self._stream.start, self._stream.fetcher, self._origin, self._where
                     )
 
     def _losing(self, places: Sequence[Place]) -> Mapping[Place, tuple[int, str]]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.errors import FrameNotFoundError, StreamTimeoutError
 from pipeline.protocols import Cursor
+from pipeline.reading.frame import Frame
 from pipeline.reading.matching import RecordFilter
 from pipeline.records import Segment
 from pipeline.sharing.assemble import Assembler, Unit
@@ -44,9 +45,11 @@ class StoredShare:
         state: Path,
         where: RecordFilter | None = None,
         keep_filtered: bool = False,
+        min_modules: int | None = None,
     ) -> None:
         self._stream = stream
         self._where = where
+        self._origin = stream.origin_of(min_modules)
         self._keep = keep_filtered
         #: Filtered out and not fetched; fetched and not settled.
         self._waiting: list[int] = []
@@ -73,7 +76,7 @@ class StoredShare:
         """Yield the frames of the stored stream, partition by partition as they come."""
         start = self._stream.start
         assemblers = [
-            Assembler(start, self._stream.fetcher, self._stream.origin, self._where)
+            Assembler(start, self._stream.fetcher, self._origin, self._where)
             for _ in range(start.partitions)
         ]
         ends = self._stream.log.bounds()[1]
@@ -134,12 +137,16 @@ class StoredShare:
             return None
         number, attempt = found
         try:
-            frame = self._stream.frame(number, timeout_s=0.0, min_modules=1)
+            frame = self._stream.frame(number, timeout_s=0.0, min_modules=self._origin.least)
         except FrameNotFoundError as error:
             log.error("a frame to be tried again is gone: %s", error)
             self._book.done(number)
             return None
+        return self._deliver(frame, attempt)
+
+    def _deliver(self, frame: Frame, attempt: int) -> Delivery:
         self.counts.delivered += 1
+        self.counts.incomplete += bool(self._origin.modules and frame.missing_modules)
         return Delivery(frame, attempt, self, None)
 
     def _fresh(self) -> Delivery | None:
@@ -157,8 +164,7 @@ class StoredShare:
                     part.block.prefetch()
         unit = self._ready.popleft()
         self._given_s = time.monotonic()
-        self.counts.delivered += 1
-        return Delivery(unit.frame(self._stream.origin), 1, self, None)
+        return self._deliver(unit.frame(self._origin), 1)
 
     @property
     def _left(self) -> int:
