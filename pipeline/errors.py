@@ -64,7 +64,14 @@ class ConfigError(PipelineError, ValueError):
 
 
 class ExpressionError(PipelineError, ValueError):
-    """A ``select`` expression that does not parse or uses what is not allowed."""
+    """A ``select`` expression that does not parse or uses what is not allowed.
+
+    ``column`` is where in the text, in characters from 1; None where it is about all of it.
+    """
+
+    def __init__(self, text: str, *, column: int | None = None) -> None:
+        self.column = column
+        super().__init__(text)
 
 
 # -- streams and frames -------------------------------------------------------------------------

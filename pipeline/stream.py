@@ -7,6 +7,7 @@ import io
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -141,21 +142,42 @@ class Stream:
 
     # -- reading ----------------------------------------------------------------------------------
 
-    def ordered(self, start: int | None = None, *, timeout_s: float | None = 30.0) -> OrderedFrames:
+    def ordered(
+        self,
+        start: int | None = None,
+        *,
+        timeout_s: float | None = 30.0,
+        min_modules: int | None = None,
+        deadline_s: float | None = None,
+    ) -> OrderedFrames:
         """Iterate in frame order from ``start`` (default: the first there is) to the stream's end.
 
         A hole is passed as soon as it is known that its frames will not come, and reported in
         ``.missing``; what comes after its place was passed is reported in ``.late``.  Memory is
         bounded by the prefetch setting.  StreamTimeoutError when no frame could be given for
         ``timeout_s``; the same iterator then goes on.
+
+        Parameters
+        ----------
+        min_modules:
+            So many modules are enough for ``frame.array``, the others' pixels being gaps; by
+            default it takes all of them.
+        deadline_s:
+            How long a frame whose turn it is waits for modules, and for frames before it, from
+            when its first module was read; what is in the log by then is read before it is given.
+            By default until it is known that they will not come.  It has no effect on detectors
+            that are one image.
+
+        Every frame of which some module came is given; those without all are in ``.incomplete``.
         """
         first = None if start is None else check_number("start", start)
         frames = OrderedFrames(
             self._log(),
             self.fetcher,
-            self.origin,
+            self.origin_of(min_modules),
             first=first,
             timeout_s=check_timeout(timeout_s),
+            deadline_s=check_timeout(deadline_s, "deadline_s"),
         )
         self._open.add(frames)
         return frames
@@ -168,9 +190,11 @@ class Stream:
         Parameters
         ----------
         timeout_s:
-            How long to wait for a frame (or its modules) that an open stream does not have yet.
+            How long to wait for a frame (or its modules) that an open stream does not have yet:
+            the deadline of its modules, past which it is returned with those that there are.
         min_modules:
-            Be content with so many modules; by default all of them are waited for.
+            Be content with so many modules, also for ``frame.array``, where the others' pixels are
+            gaps; by default all of them are waited for.
 
         Raises
         ------
@@ -193,7 +217,8 @@ class Stream:
     ) -> Frame:
         """Return the newest frame; with ``after``, wait for one of a higher number.
 
-        Of a detector with modules it is the newest complete one unless ``min_modules`` is given.
+        Of a detector with modules it is the newest complete one, or the newest with
+        ``min_modules`` modules, whose ``array`` then has gaps.  Nothing waits for further modules.
         The first call looks at the end of the log; from then on the stream is followed, and a call
         costs next to nothing.
 
@@ -216,7 +241,8 @@ class Stream:
     ) -> Iterator[Any]:
         """Iterate over the deliveries that this member of a group gets: each frame to one member.
 
-        Ends when the group has finished the stream.
+        Ends when the group has finished the stream.  For the options (``where``, ``start``,
+        ``state``, ``min_modules``, ``deadline_s``, ...) see :func:`pipeline.shared.open_shared`.
         """
         self._log()
         if self._shared is None:
@@ -231,11 +257,17 @@ class Stream:
         *,
         follow: bool = True,
         timeout_s: float | None = 30.0,
+        min_modules: int | None = None,
+        deadline_s: float | None = None,
     ) -> SelectedFrames:
         """Iterate over the frames that match, late ones included: see :mod:`.reading.expressions`.
 
         First all that are there, in number order; then, with ``follow``, those that come until the
         stream ends, as they come.  ExpressionError names an attribute that no frame has.
+
+        One module that matches selects its frame.  ``min_modules`` as in :meth:`ordered`; a frame
+        that matches waits ``deadline_s`` for its other modules (default: until it is known that
+        they will not come); those given without all are in ``.incomplete``.
         """
         if not isinstance(expression, Expression):
             expression = compile_expression(expression)
@@ -244,17 +276,30 @@ class Stream:
             self._log(),
             self._live,
             self.fetcher,
-            self.origin,
+            self.origin_of(min_modules),
             follow=follow,
             timeout_s=check_timeout(timeout_s),
+            deadline_s=check_timeout(deadline_s, "deadline_s"),
         )
 
     def chunks(
-        self, n: int, *, start: int | None = None, timeout_s: float | None = 30.0
+        self,
+        n: int,
+        *,
+        start: int | None = None,
+        timeout_s: float | None = 30.0,
+        min_modules: int | None = None,
+        deadline_s: float | None = None,
     ) -> FrameChunks:
-        """Iterate in frame order, ``n`` frames at a time; the last list may be shorter."""
+        """Iterate in frame order, ``n`` frames at a time; the last list may be shorter.
+
+        Holes shorten no list.  The other parameters are those of :meth:`ordered`.
+        """
         count = check_number("n", n, least=1)
-        return FrameChunks(self.ordered(start, timeout_s=timeout_s), count)
+        frames = self.ordered(
+            start, timeout_s=timeout_s, min_modules=min_modules, deadline_s=deadline_s
+        )
+        return FrameChunks(frames, count)
 
     # -- all of it --------------------------------------------------------------------------------
 
@@ -380,6 +425,14 @@ class Stream:
         if self._closed:
             raise ClosedError(f"stream {self.name} was closed")
         return self.log
+
+    def origin_of(self, min_modules: int | None) -> Origin:
+        """Return what frames of a reader have in common that is content with ``min_modules``."""
+        return (
+            self.origin
+            if min_modules is None
+            else replace(self.origin, least=self._least(min_modules))
+        )
 
     def _least(self, min_modules: int | None) -> int:
         every = len(self.start.module_indices)

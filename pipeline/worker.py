@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from pipeline.config import Settings
 from pipeline.errors import InvalidArgumentError, PipelineError, PluginError
@@ -77,6 +78,9 @@ def run_worker(
     threads: int = 1,
     out: str | Sequence[str] | None = None,
     start: str = "start",
+    where: str | None = None,
+    min_modules: int | None = None,
+    deadline_s: float | None = None,
     timeout_s: float | None = None,
     idle_exit_s: float | None = None,
     wait_s: float | None = 0.0,
@@ -106,6 +110,11 @@ def run_worker(
         several, each gets one of the tuple that the function returns.
     start:
         Where a group without progress begins: ``start`` or ``now``.
+    where:
+        Only frames that this expression selects, as in :meth:`Stream.select`; the others are
+        skipped without being read.
+    min_modules, deadline_s:
+        Of a detector with modules: how many are enough, and how long a frame waits for the others.
     timeout_s:
         Silence after which to fail; None waits for the stream's end, however long.
     idle_exit_s:
@@ -145,7 +154,9 @@ def run_worker(
     if not has_wildcards(stream):
         StreamId.parse(stream)
     found = load(function)
-    options = {"start": start} if state is None else {"state": state}
+    options: dict[str, Any] = {"start": start} if state is None else {"state": state}
+    options |= {"where": where, "min_modules": min_modules, "deadline_s": deadline_s}
+    options["keep_filtered"] = bool(where and outs)
     plan = Plan(
         group=group,
         outs=outs,

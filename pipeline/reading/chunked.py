@@ -40,6 +40,11 @@ class FrameChunks(Iterator[list[Frame]]):
         """As :attr:`OrderedFrames.late`."""
         return self.frames.late
 
+    @property
+    def incomplete(self) -> list[list[int]]:
+        """As :attr:`OrderedFrames.incomplete`."""
+        return self.frames.incomplete
+
     def __iter__(self) -> Self:
         return self
 

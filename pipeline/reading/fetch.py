@@ -24,10 +24,14 @@ _MAX_WASTE = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What all frames of a stream have in common."""
+    """What all frames of a stream have in common, for one way of reading.
+
+    ``least`` is how many modules a frame must have to have an image; None for all of them.
+    """
 
     stream: StreamId
     modules: tuple[Module, ...] = ()
+    least: int | None = None
 
 
 class Block:
@@ -151,6 +155,8 @@ def _span(segment: Segment, rows: slice | None) -> tuple[int, int]:
     offsets, lengths = segment.offsets, segment.lengths
     if rows is not None:
         offsets, lengths = offsets[rows], lengths[rows]
+    if not len(offsets):
+        return 0, 0
     if len(offsets) == 1:
         begin = int(offsets[0])
         return begin, begin + int(lengths[0])
