@@ -7,6 +7,7 @@ import io
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -22,14 +23,16 @@ from pipeline.errors import (
     StreamOpenError,
 )
 from pipeline.frame import AttributeValue
-from pipeline.naming import StreamId
+from pipeline.manifest.stored import StoredLog
+from pipeline.naming import StreamId, stream_prefix_of
 from pipeline.protocols import BlobStore, StreamLog
 from pipeline.reading.account import Account, build_account
-from pipeline.reading.chunked import FrameChunks, StackedFrames, lazy_array
+from pipeline.reading.chunked import FrameChunks
 from pipeline.reading.expressions import Expression, compile_expression
 from pipeline.reading.feed import FrameFeed
 from pipeline.reading.fetch import Fetcher, Origin
 from pipeline.reading.frame import Frame, ModularFrame
+from pipeline.reading.lazy import FramePositions, lazy_array, lazy_blocks
 from pipeline.reading.limits import check_number, check_timeout
 from pipeline.reading.live import LiveTable
 from pipeline.reading.ordered import OrderedFrames
@@ -313,23 +316,97 @@ class Stream:
         with self._live.lock:
             return build_account(str(self.name), info, table, corrupt=corrupt)
 
-    def array(self) -> Any:
+    def array(
+        self, *, masked: bool = False, frames_per_block: int | None = None, so_far: bool = False
+    ) -> Any:
         """Return a lazy dask array over all frames of an ended stream, frame axis first.
 
-        Missing frames hold the highest value of an unsigned type, -1, or not a number.
+        Position i is frame ``numbers()[i]``, which is the first frame's number + i (of a sample:
+        only the frames that were taken).  Nothing but the records is read before something is
+        computed; then each block reads its frames from the store, on whatever worker: no task
+        needs the broker or this session, but each carries the store's settings, keys included.
+
+        Parameters
+        ----------
+        masked:
+            Blocks are numpy masked arrays, frames that did not come are masked.  By default they
+            hold the highest value of an unsigned type, -1, or not a number.
+        frames_per_block:
+            Numbers that one task spans; by default 32 MiB of pixels, in whole chunks of the
+            stream's partitions (``settings["frames_per_chunk"]``) or even parts of one.
+        so_far:
+            Take an open stream, too: what is there now.
 
         Raises
         ------
         StreamOpenError
             It may still grow.
+        DecodeError
+            It has no frames, or none with pixels, or their numbers are too far apart; when it is
+            computed: a frame has another shape or type than the first.
         PipelineError
             dask is not installed.
         """
+        size = _block_size(frames_per_block)
+        with self._positions(so_far=so_far) as positions:
+            return lazy_array(positions, masked=masked, frames_per_block=size)
+
+    def map_blocks(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        frames_per_block: int | None = None,
+        so_far: bool = False,
+        **named: Any,
+    ) -> list[Any]:
+        """Return dask ``Delayed`` results of ``function(frames, *arguments, **named)``, in order.
+
+        ``frames`` is a list of :class:`Frame` (number, time, attributes, payload, array) that came,
+        in order: those of one block as :meth:`array` has them, but for their size: it is the
+        payloads that make 32 MiB.  The function must be importable by the workers, or small
+        enough to travel; what it returns travels back.  Compute them all together:
+        ``dask.compute(*stream.map_blocks(function))``.
+
+        Raises
+        ------
+        StreamOpenError, DecodeError, PipelineError
+            As :meth:`array`, but frames without pixels are taken, and each as it is.
+        """
+        size = _block_size(frames_per_block)
+        with self._positions(so_far=so_far) as positions:
+            return lazy_blocks(positions, function, arguments, named, frames_per_block=size)
+
+    def numbers(self, *, so_far: bool = False) -> npt.NDArray[np.int64]:
+        """Return the frame number of each position of :meth:`array`, rising.
+
+        Raises StreamOpenError and DecodeError as :meth:`array` does.
+        """
+        with self._positions(so_far=so_far) as positions:
+            return positions.numbers
+
+    @contextmanager
+    def _positions(self, *, so_far: bool) -> Iterator[FramePositions]:
+        """Give the frames for as long as nobody may change them."""
         self._log()
         with self._live.lock:
-            if self._live.refresh().end_offsets is None:
-                raise StreamOpenError(self.name, "use chunks() or select(), or wait for its end")
-            return lazy_array(StackedFrames(self._live, self.fetcher, self.origin))
+            info = self._live.refresh()
+            if info.end_offsets is None and not so_far:
+                raise StreamOpenError(
+                    self.name, "use so_far=True, chunks() or select(), or wait for its end"
+                )
+            if info.seal is None or not self._live.table.has_inline():
+                yield FramePositions(self._live, self.fetcher, self.origin)
+                return
+        # the manifest has objects for what the topic has in its records: tasks stay small
+        stored = StoredLog(self.store, stream_prefix_of(info.seal.key))
+        table = LiveTable(stored, self.name)
+        try:
+            with table.lock:
+                table.refresh()
+                yield FramePositions(table, self.fetcher, self.origin)
+        finally:
+            table.close()
+            stored.close()
 
     def h5(self) -> H5View:
         """Return the stream as the tree of its NXmx file, without a file: an h5py-like view.
@@ -389,3 +466,7 @@ class Stream:
         if least > every:
             raise InvalidArgumentError("min_modules", f"{least}, but the detector has {every}")
         return least
+
+
+def _block_size(frames: int | None) -> int | None:
+    return None if frames is None else check_number("frames_per_block", frames, least=1)
