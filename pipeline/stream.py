@@ -6,7 +6,7 @@ import difflib
 import io
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
@@ -32,6 +32,7 @@ from pipeline.reading.expressions import Expression, compile_expression
 from pipeline.reading.feed import FrameFeed
 from pipeline.reading.fetch import Fetcher, Origin
 from pipeline.reading.frame import Frame, ModularFrame
+from pipeline.reading.frozen import FrozenFrames, freeze
 from pipeline.reading.lazy import FramePositions, lazy_array, lazy_blocks
 from pipeline.reading.limits import check_number, check_timeout
 from pipeline.reading.live import LiveTable
@@ -286,6 +287,11 @@ class Stream:
         Payloads are read ahead, and one that is damaged or gone raises where it is asked for.
         """
         return FrameFeed(self._live, rows, self.fetcher, self.origin, ahead=True, whole=False)
+
+    def freeze(self, parts: Sequence[Rows]) -> Iterator[FrozenFrames]:
+        """Yield sets of rows of :meth:`table`, merged and in order, as frames that stand alone."""
+        with self._live.lock:
+            yield from freeze(self._live, self.fetcher, self.origin, parts, attributes=True)
 
     def account(self) -> Account:
         """Return what came up to now and what did not, by the records alone."""

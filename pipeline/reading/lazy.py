@@ -82,7 +82,9 @@ class FramePositions:
 
     def blocks(self, block_frames: int) -> list[tuple[Int64s, Rows]]:
         """Return of each block its positions' numbers and its rows."""
-        place = self.numbers // block_frames
+        is_sample = sample_of(self.live.table.start) is not None
+        # a sample's frames lie far apart: counted they fill blocks, by number they would not
+        place = (np.arange(len(self.numbers)) if is_sample else self.numbers) // block_frames
         cuts = np.flatnonzero(np.diff(place)) + 1
         parts = np.split(self.numbers, cuts)
         edges = np.searchsorted(self.came, [int(part[0]) for part in parts] + [self.last + 1])
