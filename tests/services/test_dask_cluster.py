@@ -17,19 +17,20 @@ _SCRIPT = Path(__file__).with_name("dask_cluster.py")
 NUMBERS = [0, 1, 2, 3, 5, 6, 7, 8, 9]
 
 
-@pytest.mark.parametrize(("store", "side"), [("file", 300), ("s3", 8)])
-def test_a_cluster_reads_the_frames_of_a_stream_without_the_broker(
-    home_env: Path, beamtime: str, store: str, side: int
+def test_a_cluster_reads_the_frames_of_streams_without_the_broker(
+    home_env: Path, beamtime: str
 ) -> None:
     pytest.importorskip("distributed")
     with connect() as session:
-        session.create_beamtime(beamtime, "d")
-        with session.publish(beamtime, "d", "s", frames_per_chunk=4) as out:
-            for number in NUMBERS:  # small ones are in the records, and in objects once sealed
-                image = np.full((side, side), number, np.uint16)
-                out.write(image, number=number, attributes={"omega": number / 2})
+        # small ones are in the records, and in objects once the stream is sealed
+        for detector, side in (("large", 300), ("small", 8)):
+            session.create_beamtime(beamtime, detector)
+            with session.publish(beamtime, detector, "s", frames_per_chunk=4) as out:
+                for number in NUMBERS:
+                    image = np.full((side, side), number, np.uint16)
+                    out.write(image, number=number, attributes={"omega": number / 2})
     done = subprocess.run(
-        [sys.executable, str(_SCRIPT), beamtime, store],
+        [sys.executable, str(_SCRIPT), beamtime, "large", "small"],
         capture_output=True,
         text=True,
         timeout=100,
@@ -37,8 +38,10 @@ def test_a_cluster_reads_the_frames_of_a_stream_without_the_broker(
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found["means"] == [float(n) if n in NUMBERS else None for n in range(10)]
-    assert found["blocks"] == [
-        [[n, n / 2, n] for n in block] for block in ([0, 1, 2, 3], [5, 6, 7], [8, 9])
-    ]
     assert (found["workers"], found["knows_broker"]) == (2, False)
+    for detector in ("large", "small"):
+        means, blocks = found[detector]
+        assert means == [float(n) if n in NUMBERS else None for n in range(10)]
+        assert blocks == [
+            [[n, n / 2, n] for n in block] for block in ([0, 1, 2, 3], [5, 6, 7], [8, 9])
+        ]
