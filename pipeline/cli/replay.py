@@ -85,7 +85,7 @@ def command(source: str, store: str | None, as_json: bool, **values: Any) -> Non
 
     SOURCE is an HDF5 file (ours, a DECTRIS master, any stack of images), a directory of images, or
     a stream beamtime/detector/stream: of the broker, or with --store URL of an export. Images are
-    passed on as they are stored, not compressed anew.
+    passed on as they are stored, not compressed anew. Ctrl-C ends the stream as aborted.
     """
     from pipeline.ingest import IngestReport, run
     from pipeline.reading.choice import FrameChoice
@@ -111,6 +111,7 @@ def command(source: str, store: str | None, as_json: bool, **values: Any) -> Non
             times=values["times"],
             frames=FrameChoice.parse(frames) if frames else None,
             rounds=values["rounds"],
+            stop=stop.event,
         )
         run(
             session,
@@ -119,7 +120,6 @@ def command(source: str, store: str | None, as_json: bool, **values: Any) -> Non
             detector=values["detector"],
             stream=values["stream"],
             hole_wait_s=0.0,
-            stop=stop.event,
             report=report,
             on_progress=lambda so_far: say(
                 line(so_far), frames=so_far.frames, confirmed=so_far.confirmed

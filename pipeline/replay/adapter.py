@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from typing import Any, Literal
 
 from pipeline.errors import InvalidArgumentError
 from pipeline.frame import INT64_MAX, AttributeValue, FrameHeader
-from pipeline.protocols import AdapterEvent, SeriesBegin, SourceFrame
+from pipeline.protocols import AdapterEvent, SeriesBegin, SeriesEnd, SourceFrame
 from pipeline.reading.choice import FrameChoice
 
 Numbers = Literal["keep", "new"]
@@ -59,6 +60,8 @@ class ReplayAdapter:
         Which frames to play; None for all.
     rounds:
         How often to play it; 0: until it is stopped.
+    stop:
+        When it is set, what is being played ends, as aborted.
     clock, clock_ns, sleep:
         For tests: monotonic seconds, nanoseconds since 1970, and waiting.
     """
@@ -74,6 +77,7 @@ class ReplayAdapter:
         times: Times = "now",
         frames: FrameChoice | None = None,
         rounds: int = 1,
+        stop: threading.Event | None = None,
         clock: Callable[[], float] = time.monotonic,
         clock_ns: Callable[[], int] = time.time_ns,
         sleep: Callable[[float], None] = time.sleep,
@@ -86,6 +90,9 @@ class ReplayAdapter:
         self._times = times
         self._frames = frames
         self._rounds = rounds
+        self._stop = stop or threading.Event()
+        #: The series that has begun and not ended.
+        self._playing = ""
         self._clock = clock
         self._clock_ns = clock_ns
         self._sleep = sleep
@@ -99,14 +106,29 @@ class ReplayAdapter:
             played += 1
             self._series.clear()
             for event in self._source():
-                if isinstance(event, SeriesBegin):
-                    yield self._begin(event, played)
-                elif isinstance(event, SourceFrame):
-                    yield from self._play(event, played, poll_s)
-                elif event is not None:
-                    yield replace(event, series=f"{event.series}#{played}")
-                else:
-                    yield None
+                yield from self._pass_on(event, played, poll_s)
+                if self._stop.is_set():
+                    if self._playing:
+                        yield SeriesEnd(series=self._playing, state="aborted")
+                    return
+            yield None
+
+    def _pass_on(
+        self, event: AdapterEvent | None, played: int, poll_s: float
+    ) -> Iterator[AdapterEvent | None]:
+        if event is None:
+            yield None
+            return
+        series = f"{event.series}#{played}"
+        if isinstance(event, SeriesBegin):
+            self._playing = series
+            yield self._begin(event, played)
+        elif isinstance(event, SourceFrame):
+            yield from self._play(event, played, poll_s)
+        else:
+            if isinstance(event, SeriesEnd):
+                self._playing = ""
+            yield replace(event, series=series)
 
     def acknowledge(self, tokens: Sequence[Any]) -> None:
         """Keep what was played."""
@@ -180,7 +202,7 @@ class ReplayAdapter:
 
     def _wait(self, due_s: float, poll_s: float) -> Iterator[None]:
         """Wait until a frame is due; give the runner a turn at least every ``poll_s``."""
-        while (left_s := due_s - self._clock()) > 0:
+        while (left_s := due_s - self._clock()) > 0 and not self._stop.is_set():
             self._sleep(min(left_s, poll_s))
             if left_s > poll_s:
                 yield None

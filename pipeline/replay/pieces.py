@@ -160,6 +160,8 @@ def _dataset(path: Path, file: h5py.File, name: str) -> Stack:
     found = file.get(name)
     if not isinstance(found, h5py.Dataset):
         raise InvalidFrameError("file", f"{path}: there is no data set {name}")
+    if found.file.filename != file.filename:  # through a group that lies in another file
+        raise InvalidFrameError("file", f"{path}: {name} leads to {found.file.filename}")
     try:
         if found.is_virtual:
             return _virtual(path, found)
@@ -172,6 +174,7 @@ def _dataset(path: Path, file: h5py.File, name: str) -> Stack:
 def _decoded(path: Path, dataset: h5py.Dataset, why: str) -> Decoded:
     if dataset.ndim != 3 or dataset.dtype.kind not in "iuf":
         raise InvalidFrameError("file", f"{path}: {dataset.name} {dataset.shape}: {why}")
+    _check_sources(path, dataset)
     return Decoded(
         path=path,
         dataset=str(dataset.name),
@@ -179,6 +182,17 @@ def _decoded(path: Path, dataset: h5py.Dataset, why: str) -> Decoded:
         dtype=dataset.dtype.newbyteorder("<").name,
         why=why,
     )
+
+
+def _check_sources(path: Path, dataset: h5py.Dataset) -> None:
+    """Refuse a data set whose pixels HDF5 would read from elsewhere."""
+    if dataset.external:
+        raise InvalidFrameError("file", f"{path}: {dataset.name} lies in files that are not HDF5")
+    for source in dataset.virtual_sources() if dataset.is_virtual else ():
+        other = path if source.file_name == "." else _beside(path, source.file_name)
+        with h5index.opened(other) as inner:
+            if h5index.find(inner, source.dset_name) is None:
+                raise InvalidFrameError("file", f"{other}: there is no {source.dset_name} in it")
 
 
 def _virtual(path: Path, dataset: h5py.Dataset) -> list[Piece]:

@@ -98,6 +98,7 @@ def stream_events(stream: Stream, timeout_s: float | None) -> Iterator[AdapterEv
         name=stream.name.stream,
         metadata=stream.metadata,
         modules=info.start.modules,
+        rate_hz=info.start.rate_hz,
         expected=info.expected,
         attachments={key: stream.attachment(key) for key in info.attachments},
     )

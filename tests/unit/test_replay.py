@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,29 @@ def test_virtual_images_put_together_of_parts_are_decoded(tmp_path: Path) -> Non
     np.testing.assert_array_equal(pixels(frames), np.concatenate([images(2), images(2, 1)], 1))
 
 
+@pytest.mark.parametrize("kind", ["external", "virtual", "group"])
+def test_pixels_outside_the_directory_are_never_read(tmp_path: Path, kind: str) -> None:
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    with h5py.File(tmp_path / "secret.h5", "w") as file:
+        file.create_dataset("entry/data/data", data=images(2))
+    with h5py.File(inside / "bait.h5", "w") as file:
+        data = file.create_group("entry/data")
+        if kind == "external":
+            pixels_in = [(str(tmp_path / "secret.h5"), 0, 96)]
+            data.create_dataset("data", (1, 6, 8), np.uint16, external=pixels_in)
+        elif kind == "virtual":  # put together of parts, which HDF5 would have to read
+            layout = h5py.VirtualLayout(shape=(2, 12, 8), dtype=np.uint16)
+            away = h5py.VirtualSource("../secret.h5", "entry/data/data", shape=(2, 6, 8))
+            layout[:, :6] = away
+            data.create_virtual_dataset("data", layout)
+        else:
+            file["away"] = h5py.ExternalLink("../secret.h5", "/")
+            data["data"] = h5py.SoftLink("/away/entry/data/data")
+    with pytest.raises(SourceError, match=r"outside its|not HDF5|leads to"):
+        play(inside / "bait.h5")
+
+
 def test_two_thresholds_of_an_image_are_its_modules(tmp_path: Path) -> None:
     path = tmp_path / "scan.h5"
     with h5py.File(path, "w") as file:
@@ -270,6 +294,17 @@ def test_each_round_is_a_stream_of_its_own() -> None:
     assert begins[0].run != begins[1].run
     with pytest.raises(InvalidArgumentError, match="rate"):
         ReplayAdapter(source([], []), rate_hz=0)
+
+
+def test_a_player_that_is_stopped_ends_what_it_played_as_aborted() -> None:
+    stop = threading.Event()
+    adapter = ReplayAdapter(source([0, 1, 2], [0, 0, 0]), rounds=0, stop=stop)
+    events = adapter.events(poll_s=0.2)
+    assert [type(next(events)).__name__ for _ in range(2)] == ["SeriesBegin", "SourceFrame"]
+    stop.set()
+    left = [e for e in events if e is not None]
+    assert [(e.series, e.state) for e in left if isinstance(e, SeriesEnd)] == [("s#1", "aborted")]
+    assert len(left) == 1
 
 
 # -- choosing frames ------------------------------------------------------------------------------
