@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
-import io
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -20,13 +18,12 @@ from pipeline.errors import (
     ClosedError,
     InvalidArgumentError,
     PipelineError,
-    StreamOpenError,
 )
 from pipeline.frame import AttributeValue
-from pipeline.manifest.stored import StoredLog
-from pipeline.naming import StreamId, stream_prefix_of
+from pipeline.naming import StreamId
 from pipeline.protocols import BlobStore, StreamLog
 from pipeline.reading.account import Account, build_account
+from pipeline.reading.attached import read_attachment
 from pipeline.reading.chunked import FrameChunks
 from pipeline.reading.expressions import Expression, compile_expression
 from pipeline.reading.feed import FrameFeed
@@ -41,6 +38,7 @@ from pipeline.reading.selecting import SelectedFrames
 from pipeline.reading.single import Newest, SingleReader
 from pipeline.reading.table import FrameTable, Rows
 from pipeline.records import Located, Segment, Start, State, StreamInfo
+from pipeline.view.positions import frame_positions
 
 if TYPE_CHECKING:
     from pipeline.view.nodes import H5View
@@ -133,15 +131,7 @@ class Stream:
 
     def attachment(self, name: str) -> npt.NDArray[Any]:
         """Return a named array kept beside the stream (mask, flat field, device settings)."""
-        known = self.info.attachments
-        if name not in known:
-            near = difflib.get_close_matches(str(name), list(known), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {sorted(known) or 'none'}"
-            raise InvalidArgumentError("name", f"{self.name} has no attachment {name!r}; {hint}")
-        key = known[name]
-        data = self.store.get(key, 0, self.store.size(key))
-        array: npt.NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
-        return array
+        return read_attachment(self.store, self.info, name)
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -327,10 +317,9 @@ class Stream:
     ) -> Any:
         """Return a lazy dask array over all frames of an ended stream, frame axis first.
 
-        Position i is frame ``numbers()[i]``, which is the first frame's number + i (of a sample:
-        only the frames that were taken).  Nothing but the records is read before something is
-        computed; then each block reads its frames from the store, on whatever worker: no task
-        needs the broker or this session, but each carries the store's settings, keys included.
+        Position i is frame ``numbers()[i]``: the first frame's number + i, of a sample the i-th
+        frame.  Only records are read before something is computed.  A task needs the store, whose
+        settings and keys it carries, and neither the broker nor this session.
 
         Parameters
         ----------
@@ -348,14 +337,13 @@ class Stream:
         StreamOpenError
             It may still grow.
         DecodeError
-            It has no frames, or none with pixels, or their numbers are too far apart; when it is
-            computed: a frame has another shape or type than the first.
+            It has no pixels, or its numbers are too far apart; when it is computed: a frame has
+            another shape or type than the first.
         PipelineError
             dask is not installed.
         """
-        size = _block_size(frames_per_block)
-        with self._positions(so_far=so_far) as positions:
-            return lazy_array(positions, masked=masked, frames_per_block=size)
+        with self._positions(so_far) as positions:
+            return lazy_array(positions, masked=masked, frames_per_block=frames_per_block)
 
     def map_blocks(
         self,
@@ -367,52 +355,24 @@ class Stream:
     ) -> list[Any]:
         """Return dask ``Delayed`` results of ``function(frames, *arguments, **named)``, in order.
 
-        ``frames`` is a list of :class:`Frame` (number, time, attributes, payload, array) that came,
-        in order: those of one block as :meth:`array` has them, but for their size: it is the
-        payloads that make 32 MiB.  The function must be importable by the workers, or small
-        enough to travel; what it returns travels back.  Compute them all together:
-        ``dask.compute(*stream.map_blocks(function))``.
-
-        Raises
-        ------
-        StreamOpenError, DecodeError, PipelineError
-            As :meth:`array`, but frames without pixels are taken, and each as it is.
+        ``frames``: the list of those frames of a block that came, of any shape.  Blocks are those
+        of :meth:`array`, but with 32 MiB of payloads.  Function and results travel, as Dask has
+        it.  Compute them together: ``dask.compute(*stream.map_blocks(function))``.  Raises what
+        :meth:`array` raises.
         """
-        size = _block_size(frames_per_block)
-        with self._positions(so_far=so_far) as positions:
-            return lazy_blocks(positions, function, arguments, named, frames_per_block=size)
+        with self._positions(so_far) as positions:
+            return lazy_blocks(
+                positions, function, arguments, named, frames_per_block=frames_per_block
+            )
 
     def numbers(self, *, so_far: bool = False) -> npt.NDArray[np.int64]:
-        """Return the frame number of each position of :meth:`array`, rising.
-
-        Raises StreamOpenError and DecodeError as :meth:`array` does.
-        """
-        with self._positions(so_far=so_far) as positions:
+        """Return the frame number of each position of :meth:`array`, rising."""
+        with self._positions(so_far) as positions:
             return positions.numbers
 
-    @contextmanager
-    def _positions(self, *, so_far: bool) -> Iterator[FramePositions]:
-        """Give the frames for as long as nobody may change them."""
+    def _positions(self, so_far: bool) -> AbstractContextManager[FramePositions]:
         self._log()
-        with self._live.lock:
-            info = self._live.refresh()
-            if info.end_offsets is None and not so_far:
-                raise StreamOpenError(
-                    self.name, "use so_far=True, chunks() or select(), or wait for its end"
-                )
-            if info.seal is None or not self._live.table.has_inline():
-                yield FramePositions(self._live, self.fetcher, self.origin)
-                return
-        # the manifest has objects for what the topic has in its records: tasks stay small
-        stored = StoredLog(self.store, stream_prefix_of(info.seal.key))
-        table = LiveTable(stored, self.name)
-        try:
-            with table.lock:
-                table.refresh()
-                yield FramePositions(table, self.fetcher, self.origin)
-        finally:
-            table.close()
-            stored.close()
+        return frame_positions(self._live, self.fetcher, self.origin, so_far=so_far)
 
     def h5(self) -> H5View:
         """Return the stream as the tree of its NXmx file, without a file: an h5py-like view.
@@ -472,7 +432,3 @@ class Stream:
         if least > every:
             raise InvalidArgumentError("min_modules", f"{least}, but the detector has {every}")
         return least
-
-
-def _block_size(frames: int | None) -> int | None:
-    return None if frames is None else check_number("frames_per_block", frames, least=1)

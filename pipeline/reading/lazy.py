@@ -22,6 +22,7 @@ from pipeline.reading.feed import FrameFeed
 from pipeline.reading.fetch import Fetcher, Origin
 from pipeline.reading.frame import Frame, sentinel
 from pipeline.reading.frozen import FrozenFrames, freeze
+from pipeline.reading.limits import check_number
 from pipeline.reading.live import LiveTable
 from pipeline.reading.sample import sample_of
 from pipeline.reading.table import Rows
@@ -165,7 +166,8 @@ def lazy_array(
     """
     da = _dask("array")
     shape, dtype = positions.layout()
-    size = frames_per_block or positions.block_frames(dtype.itemsize * int(np.prod(shape)))
+    size = _block_size(frames_per_block)
+    size = size or positions.block_frames(dtype.itemsize * int(np.prod(shape)))
     name = _name(positions, "array", masked, size)
     blocks = positions.blocks(size)
     frozen = freeze(
@@ -208,18 +210,20 @@ def lazy_blocks(
     Raises PipelineError where dask is not there, DecodeError where there are no frames.
     """
     delayed = _dask("delayed").delayed
-    if frames_per_block is None:
-        table = positions.live.table
-        widest = int(table.nbytes[positions.rows].max())
-        frames_per_block = positions.block_frames(widest)
-    name = _name(positions, "blocks", function, arguments, named, frames_per_block)
-    chosen = [rows for _, rows in positions.blocks(frames_per_block) if len(rows)]
+    widest = int(positions.live.table.nbytes[positions.rows].max())
+    size = _block_size(frames_per_block) or positions.block_frames(widest)
+    name = _name(positions, "blocks", function, arguments, named, size)
+    chosen = [rows for _, rows in positions.blocks(size) if len(rows)]
     frozen = freeze(positions.live, positions.fetcher, positions.origin, chosen, attributes=True)
     call = delayed(_call, pure=False, traverse=False)
     return [
         call(function, frames, tuple(arguments), named, dask_key_name=f"{name}-{at}")
         for at, frames in enumerate(frozen)
     ]
+
+
+def _block_size(frames: int | None) -> int | None:
+    return None if frames is None else check_number("frames_per_block", frames, least=1)
 
 
 def _call(

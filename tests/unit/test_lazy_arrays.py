@@ -108,7 +108,7 @@ def test_a_block_is_whole_chunks_or_an_even_part_of_one(
     bench = make(frames_per_chunk=16)
     bench.write([0])
     bench.end()
-    with bench.stream._positions(so_far=False) as positions:
+    with bench.stream._positions(False) as positions:
         assert isinstance(positions, FramePositions)
         assert positions.block_frames(nbytes) == frames
         assert positions.block_frames(1 << 40) == 1
