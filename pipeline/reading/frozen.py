@@ -23,7 +23,7 @@ from pipeline.records import Int64s, Located, Segment
 class FrozenFrames:
     """Some frames of a stream, by where they lie; it can be pickled.
 
-    With it go the store's settings (its keys, too), and per frame some 50 bytes of what its record
+    With it go the store's settings (its keys, too), and per frame some 70 bytes of what its record
     says; the payload only where it lies in a record and nowhere else.  No broker is needed to read
     the frames.  Unpickled elsewhere, it opens the store once a process.
 

@@ -129,8 +129,11 @@ class BlockPixels:
         inner = np.broadcast_to(np.empty((), self.dtype), self.frame_shape)[rest].shape
         stack = np.full((len(wanted), *inner), sentinel(self.dtype), self.dtype)
         there = np.zeros(len(wanted), bool)
+        places: dict[int, list[int]] = {}  # a list of indices may name a frame twice
+        for place, number in enumerate(wanted.tolist()):
+            places.setdefault(number, []).append(place)
         for frame in self._frames_of(wanted):
-            at = wanted == frame.number
+            at = places[frame.number]
             stack[at], there[at] = frame.array[rest], True
         if self.masked:
             mask = np.broadcast_to(~there.reshape(-1, *(1,) * len(inner)), stack.shape)
@@ -139,17 +142,16 @@ class BlockPixels:
 
     def _frames_of(self, wanted: Int64s) -> Iterator[Frame]:
         """Yield those of the frames that came whole and are images; only they are read."""
+        form = self.frame_shape, self.dtype.name
         for frame in self.frames.read(wanted):
-            if frame.shape and not frame.missing_modules:
-                self._check(frame)
-                yield frame
-
-    def _check(self, frame: Frame) -> None:
-        if (frame.shape, frame.dtype) != (self.frame_shape, self.dtype.name):
-            raise DecodeError(
-                f"frame {frame.number} of {frame.stream} is {frame.shape} {frame.dtype},"
-                f" others are {self.frame_shape} {self.dtype}"
-            )
+            if not frame.shape or frame.missing_modules:
+                continue
+            if (frame.shape, frame.dtype) != form:
+                raise DecodeError(
+                    f"frame {frame.number} of {frame.stream} is {frame.shape} {frame.dtype},"
+                    f" others are {self.frame_shape} {self.dtype}"
+                )
+            yield frame
 
 
 def lazy_array(
