@@ -10,7 +10,9 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from pipeline.errors import InvalidFrameError, SourceError
 from pipeline.frame import AttributeValue, FrameHeader, Module
 from pipeline.nexus.nxmx import ABSENT
 from pipeline.protocols import AdapterEvent, SeriesBegin, SeriesEnd, SourceFrame
-from pipeline.replay.pieces import Decoded, Piece, Stack, find_stack, positions
+from pipeline.replay.pieces import Decoded, Piece, Stack, find_stack, length_of, positions
 
 log = logging.getLogger(__name__)
 _DETECTOR = "entry/instrument/detector"
@@ -73,14 +75,37 @@ class _Facts:
             if value in (ABSENT, "") or value != value:  # noqa: PLR0124 -- not a number
                 continue
             if name == _REST:
-                said |= json.loads(value)
+                said |= _rest(value)
             else:
                 said[name] = value
         return said
 
+    def cut_to(self, count: int) -> _Facts:
+        """Return the facts without columns that do not have a value for each of the positions."""
+
+        def fit(column: npt.NDArray[Any] | None) -> npt.NDArray[Any] | None:
+            return column if column is None or len(column) >= count else None
+
+        attributes = {n: c for n, c in self.attributes.items() if len(c) >= count}
+        return replace(
+            self,
+            numbers=fit(self.numbers),
+            timestamps_ns=fit(self.timestamps_ns),
+            valid=fit(self.valid),
+            attributes=attributes,
+        )
+
     def is_there(self, position: int) -> bool:
         """Tell whether the file has a frame at a position."""
         return self.valid is None or bool(self.valid[position])
+
+
+def _rest(text: Any) -> dict[str, AttributeValue]:
+    try:
+        found = json.loads(text)
+    except (ValueError, TypeError):
+        found = None
+    return found if isinstance(found, dict) else {_REST: str(text)}
 
 
 def hdf5_events(path: Path, dataset: str = "") -> Iterator[AdapterEvent]:
@@ -95,7 +120,7 @@ def hdf5_events(path: Path, dataset: str = "") -> Iterator[AdapterEvent]:
         stack = find_stack(path, dataset)
         with h5index.opened(path) as file:
             facts = _read(file, path)
-        yield from _events(path, stack, facts)
+        yield from _events(path, stack, facts.cut_to(length_of(stack)))
     except InvalidFrameError as error:
         raise SourceError(f"{path}: {error}") from error
     except OSError as error:
@@ -134,14 +159,15 @@ def _direct(stack: Sequence[Piece], facts: _Facts) -> Iterator[tuple[FrameHeader
         ((position, image, piece) for piece in stack for position, image in positions(piece)),
         key=lambda found: (found[0], found[1].channel),
     )
-    opened: dict[Path, int] = {}
-    try:
+    with ExitStack() as opened:
+        files: dict[Path, FileIO] = {}
         for position, image, piece in order:
             if not facts.is_there(position):
                 continue
-            if piece.path not in opened:
-                opened[piece.path] = os.open(piece.path, os.O_RDONLY)
-            payload = os.pread(opened[piece.path], image.nbytes, image.offset)
+            if piece.path not in files:
+                files[piece.path] = opened.enter_context(FileIO(piece.path))
+            files[piece.path].seek(image.offset)
+            payload = files[piece.path].read(image.nbytes)
             if len(payload) != image.nbytes:
                 raise InvalidFrameError("payload", f"{piece.path} became shorter")
             index = piece.index
@@ -149,9 +175,6 @@ def _direct(stack: Sequence[Piece], facts: _Facts) -> Iterator[tuple[FrameHeader
                 facts.header(position, image.channel, index.shape, index.dtype, image.encoding),
                 payload,
             )
-    finally:
-        for descriptor in opened.values():
-            os.close(descriptor)
 
 
 def _decoded(stack: Decoded, facts: _Facts) -> Iterator[tuple[FrameHeader, bytes]]:

@@ -260,6 +260,13 @@ def _beside(master: Path, name: str) -> Path:
     return other
 
 
+def length_of(stack: Stack) -> int:
+    """Return how many positions a stack has."""
+    if isinstance(stack, Decoded):
+        return stack.shape[0]
+    return max((_end(piece) for piece in stack), default=0)
+
+
 def positions(piece: Piece) -> Iterator[tuple[int, h5index.ImageRange]]:
     """Yield position and place of each image of a piece; of those that were never written none."""
     wanted = {piece.skip + i * piece.stride: i for i in range(piece.count)}

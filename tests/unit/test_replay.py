@@ -180,6 +180,22 @@ def test_two_thresholds_of_an_image_are_its_modules(tmp_path: Path) -> None:
     assert [(f.header.number, f.header.module) for f in frames[:3]] == [(0, 0), (0, 1), (1, 0)]
 
 
+def test_columns_that_do_not_fit_the_images_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "scan.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("entry/data/data", data=images(3), chunks=(1, 6, 8))
+        file["entry/data/frame_number"] = np.array([7, 8])
+        attributes = file.create_group("entry/instrument/detector/attributes")
+        attributes["omega"] = np.array([0.1, np.nan, 0.3])
+        attributes["short"] = np.array([1])
+        attributes["other_attributes"] = ['{"tags": [1]}', "", "no JSON"]
+    _, frames = play(path)
+    assert [f.header.number for f in frames] == [0, 1, 2]
+    said = [dict(f.header.attributes) for f in frames]
+    rest = {"other_attributes": "no JSON"}
+    assert said == [{"omega": 0.1, "tags": [1]}, {}, {"omega": 0.3, **rest}]
+
+
 @pytest.mark.parametrize("content", ["", "text", "h5"])
 def test_what_has_no_images_says_so(tmp_path: Path, content: str) -> None:
     path = tmp_path / "x"
