@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -34,6 +34,18 @@ class Share(Protocol):
 
         Raises StreamTimeoutError when nothing came for ``timeout_s``.
         """
+        ...
+
+    def ready(self, limit: int) -> list[Delivery]:
+        """Return what can be delivered now, at most ``limit``; does not wait.
+
+        Raises what ended the membership.
+        """
+        ...
+
+    @property
+    def finished(self) -> bool:
+        """Whether the whole group has finished the stream."""
         ...
 
     def close(self) -> None:
@@ -68,6 +80,15 @@ class SharedFrames(Iterator[Delivery]):
         """Seconds since anything happened in the stream or the group."""
         return self.share.silent_s
 
+    def ready(self, limit: int) -> list[Delivery]:
+        """Return at most ``limit`` deliveries that need no waiting; none after the end, too."""
+        return self.share.ready(limit) if self._close.alive else []
+
+    @property
+    def finished(self) -> bool:
+        """Whether the whole group has finished the stream."""
+        return self.share.finished
+
     def close(self) -> None:
         """Commit and leave the group; may be called twice."""
         self._close()
@@ -87,6 +108,8 @@ def open_shared(
     timeout_s: float | None = 30.0,
     state: Path | str | None = None,
     start: str = "start",
+    ahead: bool = True,
+    wake: Callable[[], None] | None = None,
 ) -> SharedFrames:
     """Join a group and return an iterator over what it hands to this member.
 
@@ -102,6 +125,10 @@ def open_shared(
         Without a broker: the SQLite file that keeps the group's progress on this machine.
     start:
         Where a group that has no progress yet begins: ``start`` or ``now``.
+    ahead:
+        Read payloads before they are asked for; False where another process reads them.
+    wake:
+        Called, from a thread of the member's, when there may be something to take.
 
     Raises
     ------
@@ -122,11 +149,11 @@ def open_shared(
                 f"{stream.name}: without a broker a group's progress is kept in a file on this"
                 " machine: name it with state='...'"
             )
-        share = StoredShare(stream, group=group, state=Path(state))
+        share = StoredShare(stream, group=group, state=Path(state), ahead=ahead)
     else:
         from pipeline.sharing.member import KafkaShare
 
-        share = KafkaShare(services, stream, group=group, start=start)
+        share = KafkaShare(services, stream, group=group, start=start, ahead=ahead, wake=wake)
     try:
         share.open()
     except BaseException:

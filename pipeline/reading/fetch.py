@@ -107,6 +107,11 @@ class Block:
             self.segment, self._reload = self._reload(), None
         return memoryview(self.segment.inline)
 
+    def whole(self) -> Segment:
+        """Return the record with the payloads inside it, if it has any."""
+        self._inline()
+        return self.segment
+
     def prefetch(self) -> None:
         """Begin to read in the background."""
         with self._lock:

@@ -119,6 +119,11 @@ class Frame:
         return {self.module: self}
 
     @property
+    def place(self) -> tuple[Block, int]:
+        """Where its facts are: the block and the row in it; of several modules the lowest one's."""
+        return self._block, self._row
+
+    @property
     def missing_modules(self) -> tuple[int, ...]:
         """Modules that the detector has and this frame lacks."""
         return tuple(m.index for m in self._block.origin.modules if m.index not in self.modules)

@@ -12,7 +12,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from confluent_kafka import Message
 
@@ -43,8 +43,10 @@ log = logging.getLogger(__name__)
 _POLL_S = 0.05
 #: Progress is committed this often, and at once when nothing is left to do.
 _COMMIT_EVERY_S = 0.2
-#: How often a member with nothing to do asks whether stream and group are at their end.
+#: How soon and how seldom a member with nothing to do asks whether stream and group are at their
+#: end: the longer nothing happens, the seldomer.
 _LOOK_EVERY_S = 0.1
+_LOOK_SELDOM_S = 2.0
 #: How long a partition that goes to another member waits for the frames in hand.  Longer work
 #: than this is done twice when the group grows.
 _REVOKE_WAIT_S = 5.0
@@ -55,8 +57,18 @@ _JOIN_S = 12.0
 class KafkaShare:
     """The engine behind ``stream.shared`` on a broker; see :class:`pipeline.shared.Share`."""
 
-    def __init__(self, services: Services, stream: Stream, *, group: str, start: str) -> None:
+    def __init__(
+        self,
+        services: Services,
+        stream: Stream,
+        *,
+        group: str,
+        start: str,
+        ahead: bool = True,
+        wake: Callable[[], None] | None = None,
+    ) -> None:
         self._services = services
+        self._wake = wake
         self._stream = stream
         self._group = group
         self._begin = start
@@ -68,7 +80,7 @@ class KafkaShare:
         self.group_id = names.group(begun.beamtime, group, begun.stream_key)
         self.counts = Counts()
         self._changed = threading.Condition()
-        self._buffer = Buffer(stream.fetcher)
+        self._buffer = Buffer(stream.fetcher, ahead=ahead)
         self._held: dict[Place, Held] = {}
         self._assemblers: dict[Place, Assembler] = {}
         self._later: list[tuple[float, int, Pointer, Taken, Held]] = []
@@ -128,6 +140,21 @@ class KafkaShare:
                         self._stream.name, timeout_s or 0.0, detail if in_hand else ""
                     )
                 self._changed.wait(min(left_s, 1.0))
+
+    def ready(self, limit: int) -> list[Delivery]:
+        """See :class:`pipeline.shared.Share`."""
+        with self._changed:
+            if self._failure is not None:
+                raise self._failure
+            found: list[Delivery] = []
+            while len(found) < limit and (item := self._buffer.take()) is not None:
+                found.append(self._deliver(item))
+            return found
+
+    @property
+    def finished(self) -> bool:
+        """See :class:`pipeline.shared.Share`."""
+        return self._finished
 
     @property
     def silent_s(self) -> float:
@@ -247,7 +274,12 @@ class KafkaShare:
             except Exception as error:  # noqa: BLE001 -- the broker may be away; it notices
                 log.debug("leaving group %s: %s", self.group_id, error)
             with self._changed:
-                self._changed.notify_all()
+                self._tell()
+
+    def _tell(self) -> None:
+        self._changed.notify_all()
+        if self._wake is not None:
+            self._wake()
 
     def _take_in(self, messages: Sequence[Message]) -> None:
         resolve = self._services.schemas.resolve
@@ -262,7 +294,7 @@ class KafkaShare:
         if messages:
             with self._changed:
                 self._buffer.pump()
-                self._changed.notify_all()
+                self._tell()
 
     def _take_record(self, place: Place, offset: int, located: Located | None) -> None:
         held = self._held.get(place)
@@ -315,7 +347,7 @@ class KafkaShare:
                 continue
             with self._changed:
                 self._buffer.put(item)
-                self._changed.notify_all()
+                self._tell()
 
     def _balance(self) -> None:
         """Read no more than is needed, and nothing behind the stream's end."""
@@ -356,7 +388,8 @@ class KafkaShare:
     def _look(self) -> None:
         """When there is nothing to do, find out whether the stream and the group are finished."""
         now = time.monotonic()
-        if now - self._looked_s < _LOOK_EVERY_S:
+        every_s = min(_LOOK_SELDOM_S, max(_LOOK_EVERY_S, (now - self._active_s) / 5))
+        if now - self._looked_s < every_s:
             return
         with self._changed:
             idle = not len(self._buffer) and not any(h.in_hand for h in self._held.values())
@@ -368,7 +401,7 @@ class KafkaShare:
         if self._ends is not None and idle and not self._later and self._group_done():
             with self._changed:
                 self._finished = True
-                self._changed.notify_all()
+                self._tell()
 
     def _group_done(self) -> bool:
         """Every partition is committed up to the end, and no retries wait."""

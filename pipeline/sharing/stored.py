@@ -32,8 +32,10 @@ _TAKE_OVER_EVERY_S = 0.5
 class StoredShare:
     """The engine behind ``stream.shared(state=FILE)``; see :class:`pipeline.shared.Share`."""
 
-    def __init__(self, stream: Stream, *, group: str, state: Path) -> None:
+    def __init__(self, stream: Stream, *, group: str, state: Path, ahead: bool = True) -> None:
         self._stream = stream
+        self._ahead = ahead
+        self.finished = False
         self._state = state
         self._key = f"{group}/{stream.start.stream_key.hex()}"
         self.counts = Counts()
@@ -99,6 +101,23 @@ class StoredShare:
                 raise StreamTimeoutError(self._stream.name, timeout_s or 0.0, detail)
             self._stop.wait(min(left_s, _WAIT_S))
 
+    def ready(self, limit: int) -> list[Delivery]:
+        """See :class:`pipeline.shared.Share`."""
+        found: list[Delivery] = []
+        with self._lock:
+            if self._stop.is_set():
+                return found
+            while len(found) < limit:
+                delivery = self._again() or self._fresh()
+                if delivery is None:
+                    break
+                found.append(delivery)
+            if found:
+                self._active_s = time.monotonic()
+            else:
+                self.finished = not self._book.unfinished()[0]
+        return found
+
     @property
     def _book(self) -> Ledger:
         assert self._ledger is not None
@@ -111,8 +130,9 @@ class StoredShare:
             return None
         found = self._book.take_due(time.time())
         if found is None and now - self._looked_s >= _TAKE_OVER_EVERY_S:
-            self._looked_s = now
             found = self._book.take_over()
+            if found is None:  # else there may be more of the same owner
+                self._looked_s = now
         if found is None:
             return None
         number, attempt = found
@@ -135,7 +155,7 @@ class StoredShare:
             batch = [self._found.popleft() for _ in range(min(1 if slow else _BATCH, self._left))]
             ours = set(self._book.lease([unit.number for unit in batch]))
             self._ready.extend(unit for unit in batch if unit.number in ours)
-            for unit in self._ready:
+            for unit in self._ready if self._ahead else ():
                 for part in unit.parts.values():
                     part.block.prefetch()
         unit = self._ready.popleft()
