@@ -147,6 +147,8 @@ def _choose(stream: Stream, choice: FrameChoice | None, where: str) -> _Chosen:
     if not len(rows):
         raise InvalidArgumentError("frames", f"none of {source} frames of {stream.name} is chosen")
     missing = Ranges([(a, b) for a, b in account["missing"]])
+    for low, high in Ranges.of(numbers):  # what came since the account was made
+        missing.remove(low, high)
     sample = Sample(
         of=info.start.stream_key.hex(),
         selection=" and ".join(filter(None, [choice.text if choice else "", where])),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -187,6 +188,20 @@ def test_modules_come_along(make: Any) -> None:
     found = {frame.number: frame.array[:, 0].tolist() for frame in sample.ordered()}
     assert found == {n: [n, n, 100 + n, 100 + n] for n in (10, 16, 22, 28)}
     assert sample.account()["incomplete"] == []
+
+
+def test_what_is_kept_beside_the_stream_comes_along(make: Any) -> None:
+    bench = make()
+    file = io.BytesIO()
+    np.save(file, np.eye(3))
+    bench.store.create_bucket("b")
+    bench.store.put("b/mask.npy", [file.getvalue()], durability="process")
+    bench.log.change(attachments={"mask": "b/mask.npy"}, metadata={"energy_eV": 12000})
+    bench.end()
+    bench.export("::4")
+    sample = bench.sample()
+    np.testing.assert_array_equal(sample.attachment("mask"), np.eye(3))
+    assert sample.metadata["energy_eV"] == 12000
 
 
 def test_large_frames_get_objects_and_small_ones_share_one(
