@@ -30,6 +30,8 @@ from pipeline.records import Int64s
 
 #: Pixels of one block, in bytes, unless the caller says how many frames it has.
 _BLOCK_NBYTES = 32 * 1024 * 1024
+#: What a frame takes in a worker, however small its payload.
+_FRAME_NBYTES = 1024
 #: More positions than this are no frames: a counter that jumped would make a graph for years.
 MAX_POSITIONS = 1 << 27
 
@@ -212,7 +214,7 @@ def lazy_blocks(
     Raises PipelineError where dask is not there, DecodeError where there are no frames.
     """
     delayed = _dask("delayed").delayed
-    widest = int(positions.live.table.nbytes[positions.rows].max())
+    widest = max(_FRAME_NBYTES, int(positions.live.table.nbytes[positions.rows].max()))
     size = _block_size(frames_per_block) or positions.block_frames(widest)
     name = _name(positions, "blocks", function, arguments, named, size)
     chosen = [rows for _, rows in positions.blocks(size) if len(rows)]

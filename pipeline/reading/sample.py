@@ -45,15 +45,13 @@ class Sample:
 def sample_of(start: Start) -> Sample | None:
     """Return what a stream is a sample of; None for one that is whole."""
     found = start.lineage.get(LINEAGE)
-    if not isinstance(found, Mapping):
+    if not isinstance(found, Mapping) or not isinstance(found.get("of"), str):
         return None
-    missing = found.get("missing")
-    frames = found.get("frames")
+    missing, frames = found.get("missing"), found.get("frames")
+    holes = missing if isinstance(missing, list) else []
     return Sample(
-        of=str(found.get("of", "")),
+        of=str(found["of"]),
         selection=str(found.get("selection", "")),
         frames=frames if isinstance(frames, int) else 0,
-        missing=Ranges([(int(a), int(b)) for a, b in missing])
-        if isinstance(missing, list)
-        else Ranges(),
+        missing=Ranges([(int(low), int(high)) for low, high in holes]),
     )

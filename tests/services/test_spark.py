@@ -87,7 +87,7 @@ def _run(java_home: str, beamtime: str) -> list[Any]:
         env={**os.environ, "JAVA_HOME": java_home},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-5000:]
