@@ -84,7 +84,8 @@ def command(source: str, store: str | None, as_json: bool, **values: Any) -> Non
     """Play stored data as a live stream.
 
     SOURCE is an HDF5 file (ours, a DECTRIS master, any stack of images), a directory of images, or
-    a stream beamtime/detector/stream: of the broker, or with --store URL of an export. Images are
+    a stream beamtime/detector/stream: of the broker, or with --store URL of an export; the URL
+    alone, where that holds one stream. Images are
     passed on as they are stored, not compressed anew. Ctrl-C ends the stream as aborted.
     """
     from pipeline.ingest import IngestReport, run
@@ -149,9 +150,23 @@ def _source(
     from pipeline.session import connect
 
     path = Path(source)
-    if store is None and (path.exists() or source.count("/") != 2):
+    if "://" in source:
+        source, store = _only_stream(source), source
+    elif store is None and (path.exists() or source.count("/") != 2):
         yield lambda: path_events(path, values["dataset"])
         return
     with connect(store) as session:
         stream = open_stream(session, source)
         yield lambda: stream_events(stream, values["timeout_s"])
+
+
+def _only_stream(url: str) -> str:
+    """Return the name of the one stream that a store has."""
+    from pipeline.session import connect
+
+    with connect(url) as session:
+        names = [str(summary.name) for summary in session.streams()]
+    if len(names) != 1:
+        there = ", ".join(names[:5]) or "none"
+        raise click.UsageError(f"{url} has {len(names)} streams ({there}): name one, --store {url}")
+    return names[0]

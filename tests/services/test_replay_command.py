@@ -61,10 +61,9 @@ def test_a_file_of_the_sink_and_a_stored_stream_are_played_as_they_were(
         where = ["--beamtime", beamtime, "--detector", "d", "--times", "keep", "--rate", "1000"]
         file = str(tmp_path / "d_s.h5")
         lichtstrom("simulate", "replay", file, *where, "--stream", "file")
-        store = ["--store", f"file://{tmp_path}/home", "--frames", "::2"]
-        told = lichtstrom(
-            "simulate", "replay", f"{beamtime}/d/s", *store, *where, "--stream", "part", "--json"
-        )
+        url = f"file://{tmp_path}/home"
+        part = ["--frames", "::2", "--stream", "part", "--json"]
+        told = lichtstrom("simulate", "replay", url, *where, *part)
         assert json.loads(told)["ended"] == [f"{beamtime}/d/part"]
         first = facts(session, beamtime, "s")
         assert facts(session, beamtime, "file") == first

@@ -53,3 +53,9 @@ def test_a_sample_goes_to_a_store_and_is_verified(options: list[str]) -> None:
     done = run("export", "b/d/s", *options)
     assert done.exit_code == 2
     assert "--to" in done.output
+
+
+def test_a_store_without_one_stream_says_how_many(tmp_path: Path) -> None:
+    done = run("simulate", "replay", f"file://{tmp_path}")
+    assert done.exit_code == 2
+    assert "has 0 streams (none)" in done.output
