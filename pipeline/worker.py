@@ -315,26 +315,35 @@ class _Runner:
         if self._pool.broken:
             raise PluginError(self._pool.broken)
         for work in list(self._streams.open):
-            work.tick()
-            if work.finished:
-                self._leave(work)
+            with self._dropping(work):
+                work.tick()
+                if work.finished:
+                    self._leave(work)
         self._tell()
 
+    @contextlib.contextmanager
+    def _dropping(self, work: Work) -> Iterator[None]:
+        """Leave a stream whose work fails; the others go on."""
+        try:
+            yield
+        except PipelineError as error:
+            if work not in self._streams.open:  # left before, or failing over its end
+                raise
+            self._before += work.counts
+            self._streams.drop(work, error)
+
     def _leave(self, work: Work) -> None:
-        self._before += work.counts
         self._streams.leave(work)
+        self._before += work.counts
 
     def _hand_out(self) -> None:
         """Give each stream its turn, until no process is free or no stream has anything."""
         for work in sorted(self._streams.open, key=lambda work: work.counts.frames):
             self._try_alone(work)
             for worker in self._pool.free(ahead=work.pace.ahead):
-                try:
+                calls: list[Call] = []
+                with self._dropping(work):
                     calls = work.take(work.pace.frames)
-                except PipelineError as error:
-                    self._before += work.counts
-                    self._streams.drop(work, error)
-                    break
                 if not calls:
                     break
                 self._give(worker, work, calls)
@@ -353,13 +362,15 @@ class _Runner:
     def _take_back(self, found: tuple[Batch, Answer] | Lost) -> None:
         if isinstance(found, tuple):
             batch, answer = found
-            batch.work.settle(batch.calls, answer)
+            with self._dropping(batch.work):
+                batch.work.settle(batch.calls, answer)
             return
         for batch in found.others:
             batch.work.suspects += batch.calls
         if found.guilty is not None:
             (call,) = found.guilty.calls
-            found.guilty.work.failed(call, Failure(f"WorkerDied: {found.reason}", ""))
+            with self._dropping(found.guilty.work):
+                found.guilty.work.failed(call, Failure(f"WorkerDied: {found.reason}", ""))
 
     def _tell(self) -> None:
         now = time.monotonic()

@@ -180,8 +180,6 @@ class Results:
         for delivery in self._out.take_confirmed():
             self.pending -= 1
             delivery.ack()
-        if self._floors is not None:
-            self._floors.look()
         due = time.monotonic() - self._since_s >= _SKIP_EVERY_S
         if self._skipped and (due or len(self._skipped) >= _MANY):
             self._send_skipped()
@@ -213,6 +211,12 @@ class Results:
         self._release()
         if self._out is not None:
             self._out.close(timeout_s)
+
+    def abandon(self) -> None:
+        """Stop writing at once; what is not confirmed is lost here and made again."""
+        self._release()
+        if self._out is not None:
+            self._out.abandon()
 
     def end(self) -> None:
         """End the derived stream as the source ended; the group has finished it.
