@@ -12,18 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.config import ReadSettings
-from pipeline.errors import (
-    BlobNotFoundError,
-    ChecksumError,
-    ClosedError,
-    InvalidArgumentError,
-    PipelineError,
-)
+from pipeline.errors import ClosedError, InvalidArgumentError, PipelineError
 from pipeline.frame import AttributeValue
 from pipeline.naming import StreamId
 from pipeline.protocols import BlobStore, StreamLog
+from pipeline.reading.about import corrupt_numbers, read_attachment, settings_of
 from pipeline.reading.account import Account, build_account
-from pipeline.reading.attached import read_attachment
 from pipeline.reading.chunked import FrameChunks
 from pipeline.reading.expressions import Expression, compile_expression
 from pipeline.reading.feed import FrameFeed
@@ -116,18 +110,7 @@ class Stream:
     @property
     def settings(self) -> Mapping[str, Any]:
         """How the stream is made: rate, modules, partitions, who writes it, where it came from."""
-        start = self.start
-        return {
-            "created_ns": start.created_ns,
-            "rate_hz": start.rate_hz,
-            "expected": self.log.info(refresh=False).expected,
-            "modules": start.modules,
-            "partitions": start.partitions,
-            "frames_per_chunk": start.frames_per_chunk,
-            "writer": start.writer,
-            "run": dict(start.run),
-            "lineage": dict(start.lineage),
-        }
+        return settings_of(self.log.info(refresh=False))
 
     def attachment(self, name: str) -> npt.NDArray[Any]:
         """Return a named array kept beside the stream (mask, flat field, device settings)."""
@@ -301,14 +284,7 @@ class Stream:
             info = self._live.refresh()
             table = self._live.table
             rows = table.merged().rows
-        corrupt = set()
-        for done, part in enumerate(self.parts(rows), 1):
-            try:
-                part.payload  # noqa: B018 -- reads and checks it
-            except (ChecksumError, BlobNotFoundError):
-                corrupt.add(part.number)
-            if progress is not None:
-                progress(done, len(rows))
+        corrupt = corrupt_numbers(self.parts(rows), len(rows), progress)
         with self._live.lock:
             return build_account(str(self.name), info, table, corrupt=corrupt)
 
@@ -332,15 +308,8 @@ class Stream:
         so_far:
             Take an open stream, too: what is there now.
 
-        Raises
-        ------
-        StreamOpenError
-            It may still grow.
-        DecodeError
-            It has no pixels, or its numbers are too far apart; when it is computed: a frame has
-            another shape or type than the first.
-        PipelineError
-            dask is not installed.
+        Raises StreamOpenError (it may still grow), DecodeError (no pixels, or numbers too far
+        apart; when computed: frames of several shapes or types), PipelineError (no dask).
         """
         with self._positions(so_far) as positions:
             return lazy_array(positions, masked=masked, frames_per_block=frames_per_block)
@@ -360,10 +329,9 @@ class Stream:
         it.  Compute them together: ``dask.compute(*stream.map_blocks(function))``.  Raises what
         :meth:`array` raises.
         """
+        size = frames_per_block
         with self._positions(so_far) as positions:
-            return lazy_blocks(
-                positions, function, arguments, named, frames_per_block=frames_per_block
-            )
+            return lazy_blocks(positions, function, arguments, named, frames_per_block=size)
 
     def numbers(self, *, so_far: bool = False) -> npt.NDArray[np.int64]:
         """Return the frame number of each position of :meth:`array`, rising."""
