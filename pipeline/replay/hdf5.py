@@ -21,10 +21,11 @@ import numpy.typing as npt
 
 from pipeline.detectors import h5index, h5values
 from pipeline.detectors.eiger.hdf5 import Master, read_master
-from pipeline.errors import InvalidFrameError, SourceError
+from pipeline.errors import DecodeError, InvalidFrameError, SourceError
 from pipeline.frame import AttributeValue, FrameHeader, Module
 from pipeline.nexus.nxmx import ABSENT
 from pipeline.protocols import AdapterEvent, SeriesBegin, SeriesEnd, SourceFrame
+from pipeline.replay.decoding import decoded_images
 from pipeline.replay.pieces import Decoded, Piece, Stack, find_stack, length_of, positions
 
 log = logging.getLogger(__name__)
@@ -121,7 +122,7 @@ def hdf5_events(path: Path, dataset: str = "") -> Iterator[AdapterEvent]:
         with h5index.opened(path) as file:
             facts = _read(file, path)
         yield from _events(path, stack, facts.cut_to(length_of(stack)))
-    except InvalidFrameError as error:
+    except (InvalidFrameError, DecodeError) as error:
         raise SourceError(f"{path}: {error}") from error
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror or error}") from error
@@ -179,15 +180,12 @@ def _direct(stack: Sequence[Piece], facts: _Facts) -> Iterator[tuple[FrameHeader
 
 def _decoded(stack: Decoded, facts: _Facts) -> Iterator[tuple[FrameHeader, bytes]]:
     """Yield images that HDF5 has to read: raw."""
-    import hdf5plugin  # noqa: F401 -- HDF5 finds its filters
-
     log.warning("images are decoded, and played raw: %s", stack.why)
     dtype = np.dtype(stack.dtype)
     with h5index.opened(stack.path) as file:
-        images = file[stack.dataset]
-        for position in range(stack.shape[0]):
+        for position, image in enumerate(decoded_images(file[stack.dataset])):
             if facts.is_there(position):
-                pixels = np.ascontiguousarray(images[position], dtype)
+                pixels = np.ascontiguousarray(image, dtype)
                 yield facts.header(position, 0, pixels.shape, dtype.name, "raw"), pixels.tobytes()
 
 

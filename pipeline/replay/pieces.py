@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pipeline.detectors import h5index
 from pipeline.errors import InvalidFrameError
 
@@ -172,7 +174,9 @@ def _dataset(path: Path, file: h5py.File, name: str) -> Stack:
 
 
 def _decoded(path: Path, dataset: h5py.Dataset, why: str) -> Decoded:
-    if dataset.ndim != 3 or dataset.dtype.kind not in "iuf":
+    nbytes = int(np.prod(dataset.shape[1:], dtype=object)) * dataset.dtype.itemsize
+    absurd = nbytes > h5index.MAX_IMAGE_NBYTES or dataset.shape[0] > h5index.MAX_IMAGES
+    if dataset.ndim != 3 or dataset.dtype.kind not in "iuf" or absurd:
         raise InvalidFrameError("file", f"{path}: {dataset.name} {dataset.shape}: {why}")
     _check_sources(path, dataset)
     return Decoded(

@@ -68,13 +68,44 @@ def test_any_stack_of_images_is_played_as_it_is_stored(tmp_path: Path) -> None:
     assert len(play(path, "/a/small")[1]) == 2
 
 
-def test_images_that_no_range_of_bytes_holds_are_decoded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["<u2", ">u2", "<i4", ">f4"])
+@pytest.mark.parametrize("chunks", [(2, 6, 8), (3, 4, 5), (1, 4, 8), (1, 6, 8), None])
+@pytest.mark.parametrize("filters", [{}, dict(BSLZ4), {"compression": "gzip", "shuffle": True}])
+def test_images_that_no_range_of_bytes_holds_are_decoded(
+    tmp_path: Path, dtype: str, chunks: Any, filters: dict[str, Any]
+) -> None:
+    if chunks is None and filters:
+        return
     path = tmp_path / "scan.h5"
     with h5py.File(path, "w") as file:
-        file.create_dataset("stack", data=images(5).astype(">u2"), chunks=(2, 6, 8), **BSLZ4)
+        file.create_dataset("stack", data=images(5).astype(dtype), chunks=chunks, **filters)
     _, frames = play(path)
-    assert {(f.header.encoding, f.header.dtype) for f in frames} == {("raw", "uint16")}
+    assert {f.header.dtype for f in frames} == {np.dtype(dtype).newbyteorder("<").name}
     np.testing.assert_array_equal(pixels(frames), images(5))
+
+
+def test_chunks_that_were_never_written_hold_the_fill_value(tmp_path: Path) -> None:
+    path = tmp_path / "scan.h5"
+    with h5py.File(path, "w") as file:
+        stack = file.create_dataset(
+            "stack", (5, 6, 8), np.uint16, chunks=(2, 6, 8), fillvalue=7, **BSLZ4
+        )
+        stack[2:4] = images(2)
+    _, frames = play(path)
+    np.testing.assert_array_equal(pixels(frames)[2:4], images(2))
+    assert (pixels(frames)[[0, 1, 4]] == 7).all()
+
+
+def test_a_damaged_chunk_is_told_and_not_a_crash(tmp_path: Path) -> None:
+    path = tmp_path / "scan.h5"
+    with h5py.File(path, "w") as file:
+        stack = file.create_dataset("stack", data=images(4), chunks=(2, 6, 8), **BSLZ4)
+        place = stack.id.get_chunk_info(1).byte_offset
+    data = bytearray(path.read_bytes())
+    data[place + 4 : place + 12] = b"\xff" * 8
+    path.write_bytes(data)
+    with pytest.raises(SourceError, match="bslz4"):
+        play(path)
 
 
 def dectris(folder: Path, *, name: str = "s_data_{:06d}.h5") -> Path:
