@@ -201,19 +201,24 @@ class _Job:
 
 
 def through(ground: Ground, name: str) -> Row:
-    """Measure a stored stream into a file, against reading it alone; ``memory`` in MB."""
+    """Measure a stored stream into a file, against reading it alone; ``memory`` in MB.
+
+    A third process reads and writes the same bytes to a plain file: what is left of the reader's
+    rate there, no sink can have.
+    """
     shape, nbytes = (600, 1000), 1_200_000
     count = _VOLUME[ground.quick] // nbytes
     payloads = _payloads(shape, "uint16", "raw")
     wrote: list[float] = []
+    copied: list[float] = []
     read: list[float] = []
     grown: list[float] = []
     with ground.beamtime() as beamtime, ground.scratch() as folder:
         _publish(ground.settings("file"), beamtime, payloads, count, shape)
         job = _Job(settings=ground.settings("file"), beamtime=beamtime, folder=folder)
-        for _ in range(3):
-            heat(folder, min(HEAT_NBYTES, count * nbytes))
-            for role, found in ((_read, read), (_write, wrote)):
+        for _ in range(5):
+            for role, found in ((_read, read), (_copy, copied), (_write, wrote)):
+                heat(folder, min(HEAT_NBYTES, count * nbytes))
                 with Child(role, job) as child:
                     facts = child.hear("done")
                 found.append(count / facts["elapsed_s"])
@@ -223,6 +228,9 @@ def through(ground: Ground, name: str) -> Row:
         f"{median(wrote) * nbytes / 1e6:.0f} MB/s to the end of the stream, finish left out",
         f"resident memory of the writing process at most {max(grown) / 1e6:.0f} MB",
         "page cache, no fsync; limit: a process that reads every payload in order, CRC checked",
+        f"one that also writes them to a plain file: {median(copied):.0f} frames/s,"
+        f" {median(copied) / median(read):.2f} of the limit;"
+        f" the sink is {median(wrote) / median(copied):.2f} of that",
     ]
     if name.startswith("memory"):
         return row(
@@ -263,6 +271,22 @@ def _read(line: Line, job: _Job) -> None:
         for frame in stream.ordered():
             frame.payload  # noqa: B018 -- fetched and checked
         line.say("done", elapsed_s=time.perf_counter() - begun_s)
+
+
+def _copy(line: Line, job: _Job) -> None:
+    from pipeline.session import connect
+
+    path = job.folder / "plain"
+    with (
+        connect(settings=job.settings) as session,
+        session.stream(job.beamtime, "detector", "stream") as stream,
+        path.open("wb", buffering=0) as file,
+    ):
+        begun_s = time.perf_counter()
+        for frame in stream.ordered():
+            file.write(frame.payload)
+        line.say("done", elapsed_s=time.perf_counter() - begun_s, resident=0)
+    path.unlink()
 
 
 def _write(line: Line, job: _Job) -> None:
