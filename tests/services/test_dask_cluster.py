@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.session import connect
 
-pytestmark = [pytest.mark.service, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.service, pytest.mark.timeout(180)]
 _SCRIPT = Path(__file__).with_name("dask_cluster.py")
 NUMBERS = [0, 1, 2, 3, 5, 6, 7, 8, 9]
 
@@ -33,7 +33,7 @@ def test_a_cluster_reads_the_frames_of_streams_without_the_broker(
         [sys.executable, str(_SCRIPT), beamtime, "large", "small"],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=150,
         check=False,
     )
     assert done.returncode == 0, done.stderr
