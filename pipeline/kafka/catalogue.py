@@ -106,10 +106,12 @@ class CatalogueTopic:
             except KafkaException as error:
                 if error.args[0].code() not in _UNKNOWN:
                     raise
-                # One that was there before is back as soon as the broker, just started, knows it.
-                if not self._next or time.monotonic() >= deadline:
+                if not self._next:
                     command = f"lichtstrom beamtime create {self.beamtime}"
                     raise TopicMissingError(self.topic, command) from error
+                # One that was there before: a broker that has just started knows it in a moment.
+                if time.monotonic() >= deadline:
+                    raise
             time.sleep(0.1)
         return int(high)
 

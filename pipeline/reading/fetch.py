@@ -169,7 +169,8 @@ class Fetcher:
     """Reads payloads from a store with a few threads; the store is not closed with it."""
 
     def __init__(self, store: BlobStore, *, threads: int, prefetch_nbytes: int) -> None:
-        self._store = store
+        self.store = store
+        self.threads = threads
         self.prefetch_nbytes = prefetch_nbytes
         self._closed = False
         self._pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="lichtstrom-fetch")
@@ -177,7 +178,7 @@ class Fetcher:
     @property
     def url(self) -> str:
         """Address of the store, for messages."""
-        return self._store.url
+        return self.store.url
 
     def open(
         self,
@@ -196,7 +197,7 @@ class Fetcher:
         """Read from the store now."""
         if self._closed:
             raise ClosedError("the stream of this frame was closed before its payload was read")
-        return self._store.get(key, offset, length)
+        return self.store.get(key, offset, length)
 
     def submit(self, block: Block) -> Future[memoryview] | None:
         """Read a block in the background; None when closed."""

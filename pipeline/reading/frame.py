@@ -81,6 +81,11 @@ class Frame:
         return int(self._block.segment.checksums[self._row])
 
     @property
+    def digest(self) -> int:
+        """CRC-32C of shape, dtype, encoding and source attributes: with the checksum, its print."""
+        return int(self._block.segment.digests[self._row])
+
+    @property
     def attributes(self) -> Mapping[str, AttributeValue]:
         """What the detector and the experiment say about this frame."""
         if self._attributes is None:

@@ -13,6 +13,7 @@ from pipeline.protocols import Cursor, StreamLog
 from pipeline.reading.fetch import Fetcher, Origin, Window
 from pipeline.reading.frame import Frame
 from pipeline.reading.order import Ordering
+from pipeline.reading.sample import sample_of
 from pipeline.records import Located, Segment
 
 #: Longest wait in one poll, and how old the catalogue's word may be while nothing comes.
@@ -53,6 +54,7 @@ class OrderedFrames(Iterator[Frame]):
         info = log.info(refresh=False)
         self._ends = info.end_offsets
         self._ordering = Ordering(info.start, first)
+        self._sample = sample_of(info.start)
         self._window = Window(fetcher.prefetch_nbytes)
         self._cursor: Cursor = log.cursor(log.seek(first) if first else None)
         self._release_cursor = weakref.finalize(self, self._cursor.close)
@@ -69,8 +71,12 @@ class OrderedFrames(Iterator[Frame]):
 
     @property
     def missing(self) -> list[list[int]]:
-        """Numbers passed over because they will not come, as inclusive ranges."""
-        return self._ordering.missing.lists()
+        """Numbers passed over because they will not come, as inclusive ranges.
+
+        Of a sample only those that were chosen and did not come.
+        """
+        found = self._ordering.missing
+        return (found if self._sample is None else found.common(self._sample.missing)).lists()
 
     @property
     def late(self) -> list[list[int]]:

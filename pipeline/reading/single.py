@@ -12,6 +12,7 @@ from pipeline.reading.fetch import Fetcher, Origin
 from pipeline.reading.frame import Frame, ModularFrame
 from pipeline.reading.merge import Floors
 from pipeline.reading.ordered import CATCH_UP_S, IDLE_S
+from pipeline.reading.sample import sample_of
 from pipeline.records import Located, Segment
 
 #: A search in the log is a few reads; the log's own limits are shorter for each.
@@ -109,6 +110,9 @@ class SingleReader:
             return FrameNotFoundError(self._origin.stream, number, "not yet")
         first, last = self._extent()
         inside = first is not None and last is not None and first <= number <= last
+        sample = sample_of(self._log.info(refresh=False).start)
+        if inside and sample is not None and number not in sample.missing:
+            return FrameNotFoundError(self._origin.stream, number, "not sampled")
         return FrameNotFoundError(self._origin.stream, number, "missing" if inside else "outside")
 
     def _extent(self) -> tuple[int | None, int | None]:
