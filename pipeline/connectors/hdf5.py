@@ -37,7 +37,12 @@ from pipeline.sinks.hdf5.attributes import text_of
 from pipeline.sinks.hdf5.chunks import Compression
 from pipeline.sinks.hdf5.files import Files, Options, master_path
 from pipeline.sinks.hdf5.flavours import LayoutKind
-from pipeline.sinks.hdf5.following import finish, finish_parts, finish_together
+from pipeline.sinks.hdf5.following import (
+    finish,
+    finish_parts,
+    finish_together,
+    lowest_number,
+)
 from pipeline.sinks.hdf5.mapping import load_mapping
 from pipeline.sinks.hdf5.prepare import Check
 from pipeline.sinks.hdf5.records import write_records
@@ -121,7 +126,7 @@ class TaskWriter:
                 self.records.begin(info.end_offsets or info.start.offsets)
                 self.records.pass_over()
             else:
-                self._files.open()
+                self._files.open(lowest_number(self._stream, job.options))
                 self.records.begin(self._files.marker)
             self._opened = opened.pop_all()
         self._thread = threading.Thread(target=self._run, name=f"partitions {partitions}")

@@ -6,7 +6,6 @@ made again at any time.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +34,6 @@ from pipeline.sinks.hdf5.sink import WHOLE, stem
 from pipeline.sinks.hdf5.table import Layout, new_file
 from pipeline.sinks.hdf5.target import Target, sink_errors
 
-log = logging.getLogger(__name__)
 _DATA = "entry/data/data"
 _DETECTOR = "entry/instrument/detector"
 
@@ -213,15 +211,6 @@ def _links(file: Any, parts: Sequence[Part]) -> Layout:
         return Layout(shape=(), dtype=example.dtype, images=None)
     for index, part in enumerate(parts, 1):
         file["entry/data"][f"data_{index:06d}"] = h5py.ExternalLink(part.path.name, _DATA)
-    if any(part.count > example.count for part in parts):
-        # neggia 1.2.0 counts with the length of the first file alone
-        log.warning(
-            "the first data file is shorter than others, so that XDS with DECTRIS' plugin reads"
-            " wrong frames: choose frames_per_file so that one file holds all, the layout nxmx or"
-            " Diamond's plugin path=%s frames=%d",
-            example.path,
-            example.count,
-        )
     images = format_of(example.encoding)
     return Layout(shape=example.shape, dtype=example.dtype, images=images)
 
