@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 from pipeline.connectors.messages import RawRecord, Trouble
 from pipeline.errors import UnknownSchemaError, WireError
 from pipeline.naming import parse_record_key
-from pipeline.records import Located, Mark, Segment, StreamInfo
+from pipeline.records import Located, StreamInfo
 from pipeline.wire import codec
+from pipeline.wire.located import decode_record
 
 #: Records that wait for the writer: beyond, no more are taken.
 _ROOM_NBYTES = 16 * 1024 * 1024
@@ -140,28 +141,25 @@ class FedRecords:
             self._changed.notify_all()
 
     def _decoded(self, record: RawRecord) -> Located | None:
-        key = parse_record_key(record.key)
-        if key is None:
+        if parse_record_key(record.key) is None:
             self._complain(record.partition, record.offset, "its key is none of lichtstrom's")
             return None
-        if key[0] != self._info.start.stream_key:
-            return None
-        where = f"{self._topic}/{record.partition}@{record.offset}"
         try:
-            value = codec.decode(record.value or b"", where=where, resolve=self._resolve)
+            return decode_record(
+                record.key,
+                record.value or b"",
+                topic=self._topic,
+                partition=record.partition,
+                offset=record.offset,
+                timestamp_ms=record.timestamp_ms,
+                stream_key=self._info.start.stream_key,
+                resolve=self._resolve,
+            )
         except UnknownSchemaError:
             raise  # frames may be in it
         except WireError as error:
             self._complain(record.partition, record.offset, str(error))
             return None
-        if not isinstance(value, (Segment, Mark)):
-            return None
-        return Located(
-            partition=record.partition,
-            offset=record.offset,
-            timestamp_ms=record.timestamp_ms,
-            value=value,
-        )
 
     def _complain(self, partition: int, offset: int, reason: str) -> None:
         with self._changed:
