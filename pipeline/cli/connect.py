@@ -181,12 +181,18 @@ def list_(url: str | None, as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("name", metavar="NAME")
+@click.argument("name", metavar="NAME|STREAM")
 @url_option
 def remove(name: str, url: str | None) -> None:
-    """Remove a connector; files stay, finished or not, and dead letters, too."""
+    """Remove a connector; files stay, finished or not, and dead letters, too.
+
+    Of STREAM it is the connector that `connect hdf5 STREAM` has made.
+    """
+    from pipeline.connectors.hdf5_config import connector_name
     from pipeline.connectors.rest import ConnectRest
 
+    if "/" in name:  # no connector's name has it
+        name = connector_name(StreamId.parse(name))
     with ConnectRest(_url(url)) as rest:
         forgotten = rest.remove(name)
     click.echo(f"removed {name}")

@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -31,6 +32,7 @@ from pipeline.errors import (
     WireError,
     of_ours,
 )
+from pipeline.kafka.groups import first_offsets
 from pipeline.naming import StreamId
 from pipeline.session import Session
 from pipeline.sinks.hdf5.attributes import text_of
@@ -116,8 +118,14 @@ class TaskWriter:
                 session.stream(name.beamtime, name.detector, name.stream)
             )
             info = self._stream.info
-            topic = session.services.names.topic(name.beamtime, name.detector)
-            self.records = FedRecords(topic, info, session.services.schemas.resolve)
+            services = session.services
+            topic = services.names.topic(name.beamtime, name.detector)
+            self.records = FedRecords(
+                topic,
+                info,
+                services.schemas.resolve,
+                first_held=partial(first_offsets, services.admin, topic, info.start.partitions),
+            )
             self._files = opened.enter_context(
                 Files(job.directory, info, job.options, partitions=partitions)
             )
