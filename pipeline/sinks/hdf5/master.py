@@ -21,9 +21,8 @@ from pipeline.nexus.nxmx import INCOMPLETE
 from pipeline.reading.frame import canvas, sentinel
 from pipeline.records import StreamInfo
 from pipeline.sinks.hdf5.chunks import format_of
-from pipeline.sinks.hdf5.columns import Columns
 from pipeline.sinks.hdf5.files import Options, master_path, shares_of
-from pipeline.sinks.hdf5.finished import Finished
+from pipeline.sinks.hdf5.finished import Finished, columns_of
 from pipeline.sinks.hdf5.journal import Journal
 from pipeline.sinks.hdf5.layout import write_layout
 from pipeline.sinks.hdf5.nodes import begin_specific, group
@@ -149,12 +148,9 @@ def _write(
         layout, mask = _links(file, parts), None
     else:
         layout, mask = _view(file, info, parts, first, count)
-    columns = Columns(file[_DETECTOR], capacity=max(1, count))
-    for number, attributes in _said(parts):
-        columns.add(number - first, attributes)
-    columns.resize(count)
-    done = Finished(file=file, base=first, layout=layout, rows=rows, columns=columns)
-    facts = done.facts(info, _said(parts))
+    columns, lowest = columns_of(file, _said(parts), base=first, count=count)
+    done = Finished(file=file, base=first, layout=layout, rows=rows, columns=columns, first=lowest)
+    facts = done.facts(info)
     if options.pixel_mask is not None:
         mask = options.pixel_mask
     elif mask is None:
