@@ -11,7 +11,12 @@ import click
 from pipeline.cli.hdf5_options import file_options, mapping_option
 from pipeline.cli.names import open_stream, stream_argument
 from pipeline.cli.output import json_option, print_json, print_pairs, print_table
-from pipeline.errors import ConnectError, RuntimeUnavailableError
+from pipeline.connectors.errors import (
+    ConnectError,
+)
+from pipeline.errors import (
+    RuntimeUnavailableError,
+)
 from pipeline.naming import StreamId
 
 if TYPE_CHECKING:

@@ -16,12 +16,14 @@ from urllib.parse import quote, unquote
 
 import urllib3
 
-from pipeline.errors import (
+from pipeline.connectors.errors import (
     ConnectError,
     ConnectorConfigError,
     ConnectorExistsError,
     ConnectorNotFoundError,
     ConnectUnavailableError,
+)
+from pipeline.errors import (
     InvalidArgumentError,
     InvalidNameError,
     PluginError,

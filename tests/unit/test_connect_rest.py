@@ -13,15 +13,17 @@ from typing import Any
 
 import pytest
 
-from pipeline.connectors.rest import ConnectRest, first_lines
-from pipeline.connectors.waiting import identity, wait_for_file
-from pipeline.errors import (
+from pipeline.connectors.errors import (
     ConnectError,
     ConnectorConfigError,
     ConnectorExistsError,
     ConnectorNotFoundError,
     ConnectTimeoutError,
     ConnectUnavailableError,
+)
+from pipeline.connectors.rest import ConnectRest, first_lines
+from pipeline.connectors.waiting import identity, wait_for_file
+from pipeline.errors import (
     InvalidArgumentError,
     InvalidNameError,
     PluginError,
