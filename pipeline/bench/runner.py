@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline.bench.connecting import CONNECT_ROWS, connected
 from pipeline.bench.ground import Ground, prepared
 from pipeline.bench.instruments import INSTRUMENTS, whole
 from pipeline.bench.lookup import at_random, selecting
@@ -44,6 +45,7 @@ ROWS: Mapping[str, Measure] = {
     "sink.through.1200kB": through,
     "sink.million": million,
     "memory.sink": through,
+    **dict.fromkeys(CONNECT_ROWS, connected),
     **{f"detector.{name}": whole for name in INSTRUMENTS},
 }
 
