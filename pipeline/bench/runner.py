@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline.bench.connecting import CONNECT_ROWS, connected
 from pipeline.bench.ground import Ground, prepared
 from pipeline.bench.instruments import INSTRUMENTS, whole
 from pipeline.bench.lookup import at_random, selecting
@@ -51,6 +52,7 @@ ROWS: Mapping[str, Measure] = {
     "worker.balance.4x10": balance,
     "members.200": members,
     "members.1000": members,
+    **dict.fromkeys(CONNECT_ROWS, connected),
     **{f"detector.{name}": whole for name in INSTRUMENTS},
 }
 

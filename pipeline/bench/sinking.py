@@ -59,7 +59,7 @@ class Given:
 def writer_alone(ground: Ground, name: str) -> Row:
     """Measure the sink's writer against plain write() of the same bytes to one file."""
     shape, dtype, encoding = WRITER_ROWS[name]
-    payloads = _payloads(shape, dtype, encoding)
+    payloads = payloads_of(shape, dtype, encoding)
     mean_nbytes = sum(map(len, payloads)) / len(payloads)
     count = int(_VOLUME[ground.quick] / mean_nbytes)
     values, limits = [], []
@@ -84,7 +84,8 @@ def writer_alone(ground: Ground, name: str) -> Row:
     )
 
 
-def _payloads(shape: tuple[int, int], dtype: str, encoding: str) -> list[bytes]:
+def payloads_of(shape: tuple[int, int], dtype: str, encoding: str) -> list[bytes]:
+    """Return the payloads of four images of rings."""
     from pipeline.detectors.scene import ring_images
 
     images = ring_images(shape, count=4, dtype=dtype, mean=20.0)
@@ -194,7 +195,9 @@ def million(ground: Ground, name: str) -> Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
+class SinkJob:
+    """Which stream goes where."""
+
     settings: Settings
     beamtime: str
     folder: Path
@@ -208,14 +211,14 @@ def through(ground: Ground, name: str) -> Row:
     """
     shape, nbytes = (600, 1000), 1_200_000
     count = _VOLUME[ground.quick] // nbytes
-    payloads = _payloads(shape, "uint16", "raw")
+    payloads = payloads_of(shape, "uint16", "raw")
     wrote: list[float] = []
     copied: list[float] = []
     read: list[float] = []
     grown: list[float] = []
     with ground.beamtime() as beamtime, ground.scratch() as folder:
         _publish(ground.settings("file"), beamtime, payloads, count, shape)
-        job = _Job(settings=ground.settings("file"), beamtime=beamtime, folder=folder)
+        job = SinkJob(settings=ground.settings("file"), beamtime=beamtime, folder=folder)
         for _ in range(5):
             for role, found in ((_read, read), (_copy, copied), (_write, wrote)):
                 heat(folder, min(HEAT_NBYTES, count * nbytes))
@@ -260,7 +263,7 @@ def _publish(
             out.write(images[number % len(images)], number=number, attributes={"omega": 0.1})
 
 
-def _read(line: Line, job: _Job) -> None:
+def _read(line: Line, job: SinkJob) -> None:
     from pipeline.session import connect
 
     with (
@@ -273,7 +276,7 @@ def _read(line: Line, job: _Job) -> None:
         line.say("done", elapsed_s=time.perf_counter() - begun_s)
 
 
-def _copy(line: Line, job: _Job) -> None:
+def _copy(line: Line, job: SinkJob) -> None:
     from pipeline.session import connect
 
     path = job.folder / "plain"
@@ -289,7 +292,7 @@ def _copy(line: Line, job: _Job) -> None:
     path.unlink()
 
 
-def _write(line: Line, job: _Job) -> None:
+def _write(line: Line, job: SinkJob) -> None:
     from pipeline.session import connect
     from pipeline.sinks.hdf5.files import Files, Options
     from pipeline.sinks.hdf5.records import LogFeed, write_records
