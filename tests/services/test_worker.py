@@ -297,13 +297,12 @@ def test_a_stream_that_does_not_come_is_an_error(session: Session, beamtime: str
         run_worker(worker_functions.mean, f"{beamtime}/lambda/none", group="g", wait_s=0.2)
 
 
-def test_the_example_counts_spots(session: Session, beamtime: str) -> None:
+def test_the_shipped_function_counts_spots(session: Session, beamtime: str) -> None:
     image = np.random.default_rng(1).poisson(2.0, (100, 120)).astype(np.int32)
     image[40:50] = -1
     image[20, 30] = image[70, 80] = image[71, 81] = image[90, 5] = 400
     with session.publish(beamtime, "lambda", "s", frames_per_chunk=1) as out:
         out.write(image)
-    example = Path(__file__).parents[2] / "examples" / "spots.py"
-    work(f"{example}:count", f"{beamtime}/lambda/s", out="spots")
+    work("pipeline.spots:count", f"{beamtime}/lambda/s", out="spots")
     frame = session.stream(beamtime, "spots", "s").frame(0)
     assert frame.attributes["spots"] == 3
