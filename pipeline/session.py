@@ -35,6 +35,7 @@ from pipeline.reading.limits import check_number
 from pipeline.records import Start, State, StreamInfo
 from pipeline.services import Services
 from pipeline.stream import Stream
+from pipeline.values.publisher import ValuePublisher
 
 if TYPE_CHECKING:
     from pipeline.shared import Delivery
@@ -176,6 +177,35 @@ class Session:
             raise
         return out
 
+    def publish_values(
+        self,
+        beamtime: str,
+        channel: str,
+        stream: str,
+        *,
+        metadata: Mapping[str, AttributeValue] | None = None,
+        units: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> ValuePublisher:
+        """Open a stream of named values over time: motor positions, ring current, scan points.
+
+        Parameters
+        ----------
+        channel:
+            What the values come from (``motors``); it stands where detectors have their name.
+        stream:
+            Named as the frames' stream, so that ``stream.join(channel)`` finds it.
+        units:
+            Unit of each value; kept as ``units`` in the metadata.
+        options:
+            As for :meth:`publish` (``reopen``, ``durability``, ...); 16 values share a partition.
+
+        Blocks and raises as :meth:`publish`.
+        """
+        said = {**(metadata or {}), **({"units": dict(units)} if units else {})}
+        options = {"frames_per_chunk": 16, **options}
+        return ValuePublisher(self.publish(beamtime, channel, stream, metadata=said, **options))
+
     def _keep(self, item: Publisher | Stream) -> None:
         """Remember what the session has to close, and forget what was closed: it holds buffers."""
         with self._lock:
@@ -197,6 +227,7 @@ class Session:
             name=name,
             read=self.settings.read,
             shared=self._shared,
+            opener=lambda other: self.stream(other.beamtime, other.detector, other.stream),
         )
         self._keep(opened)
         return opened

@@ -6,7 +6,7 @@ import difflib
 import io
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -22,6 +22,9 @@ from pipeline.errors import (
     StreamOpenError,
 )
 from pipeline.frame import AttributeValue
+from pipeline.joining.join import Join, make_join, related
+from pipeline.joining.lookup import How
+from pipeline.joining.view import JoinedStream
 from pipeline.naming import StreamId
 from pipeline.protocols import BlobStore, StreamLog
 from pipeline.reading.account import Account, build_account
@@ -57,6 +60,8 @@ class Stream:
     shared:
         Makes the iterator of :meth:`shared`: called with the stream, ``group``, ``timeout_s`` and
         the options given there.
+    opener:
+        Opens another stream by its name, for :meth:`join`.
     """
 
     def __init__(
@@ -67,6 +72,7 @@ class Stream:
         name: StreamId,
         read: ReadSettings | None = None,
         shared: Callable[..., Iterator[Any]] | None = None,
+        opener: Callable[[StreamId], Stream] | None = None,
     ) -> None:
         read = read or ReadSettings()
         self.name = name
@@ -75,6 +81,7 @@ class Stream:
         self.origin = Origin(name, self.start.modules)
         self.fetcher = Fetcher(store, threads=read.threads, prefetch_nbytes=read.prefetch_nbytes)
         self._shared = shared
+        self._opener = opener
         self._single = SingleReader(log, self.fetcher, self.origin)
         self._newest = Newest(log, self._single, self.origin)
         self._newest_lock = threading.Lock()
@@ -255,6 +262,54 @@ class Stream:
         """Iterate in frame order, ``n`` frames at a time; the last list may be shorter."""
         count = check_number("n", n, least=1)
         return FrameChunks(self.ordered(start, timeout_s=timeout_s), count)
+
+    def join(
+        self,
+        values: str | Stream,
+        *,
+        how: How = "step",
+        on: str = "time",
+        tolerance_s: float | None = None,
+        tolerance: int | None = None,
+        wait_s: float = 1.0,
+        prefix: str = "",
+        names: Collection[str] | None = None,
+    ) -> JoinedStream:
+        """Return a view of the stream whose frames have the values of another one as attributes.
+
+        Parameters
+        ----------
+        values:
+            ``"motors"`` is the stream of that channel with the name of this one, in the same
+            beamtime; also ``"motors/run_7"``, ``"beamtime/motors/run_7"``, or a stream.
+        how:
+            ``step`` (the last value), ``linear``, ``nearest`` or ``exact``.
+        on:
+            ``time``; ``number``; or the name of an attribute that both have, such as ``trigger``.
+            A frame without it stands at its number.
+        tolerance_s, tolerance:
+            How far off a value may be: seconds for ``time``, else steps of the index.
+        wait_s:
+            How long a frame waits, since it could be read, for values that may still come.
+        prefix:
+            Put before the names of the values.
+        names:
+            Take these values only.
+
+        A value that is not known is no attribute.  Blocks until the other stream was found; raises
+        StreamNotFoundError if there is none, InvalidArgumentError.
+        """
+        options = {"how": how, "on": on, "tolerance_s": tolerance_s, "tolerance": tolerance}
+        more = {"wait_s": wait_s, "prefix": prefix, "names": names}
+        return JoinedStream(self, [self._join(values, **options, **more)])
+
+    def _join(self, values: str | Stream, **options: Any) -> Join:
+        self._log()
+        if not isinstance(values, Stream):
+            if self._opener is None:
+                raise PipelineError(f"{self.name}: other streams cannot be opened by name here")
+            values = self._opener(related(self.name, values))
+        return make_join(values.name, values.log, **options)
 
     # -- all of it --------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +13,21 @@ from pipeline.reading.feed import FrameFeed
 from pipeline.reading.fetch import Fetcher, Origin
 from pipeline.reading.frame import Frame, sentinel
 from pipeline.reading.live import LiveTable
-from pipeline.reading.ordered import OrderedFrames
 
 #: Pixels that one task of a lazy array reads, in bytes.
 _TASK_NBYTES = 32 * 1024 * 1024
+
+
+class OrderedLike(Protocol):
+    """Frames in order, and what is known of those that are not among them."""
+
+    @property
+    def missing(self) -> list[list[int]]: ...  # noqa: D102 -- as OrderedFrames
+    @property
+    def late(self) -> list[list[int]]: ...  # noqa: D102 -- as OrderedFrames
+    def __iter__(self) -> Iterator[Frame]: ...
+    def __next__(self) -> Frame: ...
+    def close(self) -> None: ...  # noqa: D102 -- as OrderedFrames
 
 
 class FrameChunks(Iterator[list[Frame]]):
@@ -25,19 +36,19 @@ class FrameChunks(Iterator[list[Frame]]):
     Can be resumed after StreamTimeoutError: what had come by then is in the next chunk.
     """
 
-    def __init__(self, frames: OrderedFrames, count: int) -> None:
+    def __init__(self, frames: OrderedLike, count: int) -> None:
         self.frames = frames
         self._count = count
         self._chunk: list[Frame] = []
 
     @property
     def missing(self) -> list[list[int]]:
-        """As :attr:`OrderedFrames.missing`."""
+        """As :attr:`.ordered.OrderedFrames.missing`."""
         return self.frames.missing
 
     @property
     def late(self) -> list[list[int]]:
-        """As :attr:`OrderedFrames.late`."""
+        """As :attr:`.ordered.OrderedFrames.late`."""
         return self.frames.late
 
     def __iter__(self) -> Self:

@@ -1,0 +1,209 @@
+"""What is joined, and the joining of one frame after the other."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pipeline.errors import InvalidArgumentError
+from pipeline.frame import AttributeValue
+from pipeline.joining.lookup import HOWS, How
+from pipeline.joining.series import ValueSeries, keys_of
+from pipeline.naming import StreamId
+from pipeline.protocols import StreamLog
+from pipeline.reading.frame import Frame
+from pipeline.reading.values import Bools, Values
+from pipeline.records import Segment
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Join:
+    """One stream of values and how its values come to frames.
+
+    Attributes
+    ----------
+    late:
+        Frames that were delivered before all their values were certain.
+    missing:
+        Frames that were delivered without one or more of the values.
+    """
+
+    stream: StreamId
+    log: StreamLog
+    how: How
+    on: str
+    tolerance: int | None
+    wait_s: float
+    prefix: str = ""
+    names: Collection[str] | None = None
+    late: int = 0
+    missing: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        if self.how not in HOWS:
+            raise InvalidArgumentError("how", f"{self.how!r} is none of {', '.join(HOWS)}")
+        if not isinstance(self.on, str) or not self.on:
+            raise InvalidArgumentError("on", "is 'time', 'number' or the name of an attribute")
+        if not 0 <= self.wait_s < 1e6:
+            raise InvalidArgumentError("wait_s", f"{self.wait_s} is not a time to wait")
+
+    def open(self) -> ValueSeries:
+        """Return its values, from the start."""
+        return ValueSeries(
+            self.log, on=self.on, how=self.how, tolerance=self.tolerance, names=self.names
+        )
+
+    def count(self, *, late: bool, missing: bool) -> None:
+        """Count a frame that was delivered."""
+        with self._lock:
+            self.late += late
+            self.missing += missing
+
+
+def related(name: StreamId, values: str) -> StreamId:
+    """Return the stream that ``values`` means beside ``name``: channel[/stream], or a full name."""
+    if not isinstance(values, str):
+        raise InvalidArgumentError("values", f"must be a name or a stream, not {values!r:.60}")
+    if values.count("/") == 2:
+        return StreamId.parse(values)
+    channel, _, stream = values.partition("/")
+    return StreamId(name.beamtime, channel, stream or name.stream)
+
+
+def make_join(
+    stream: StreamId,
+    log: StreamLog,
+    *,
+    how: How = "step",
+    on: str = "time",
+    tolerance_s: float | None = None,
+    tolerance: int | None = None,
+    wait_s: float = 1.0,
+    prefix: str = "",
+    names: Collection[str] | None = None,
+) -> Join:
+    """Return a join; see :meth:`pipeline.Stream.join`."""
+    wrong = "tolerance" if on == "time" else "tolerance_s"
+    given = tolerance if on == "time" else tolerance_s
+    if given is not None:
+        raise InvalidArgumentError(wrong, "seconds are for time, steps for an index")
+    limit = tolerance if on != "time" else tolerance_s
+    if limit is not None and not 0 <= limit < 1e9:
+        raise InvalidArgumentError("tolerance", f"{limit} is not a distance")
+    return Join(
+        stream=stream,
+        log=log,
+        how=how,
+        on=on,
+        tolerance=None if limit is None else round(limit * 1e9) if on == "time" else int(limit),
+        wait_s=wait_s,
+        prefix=prefix,
+        names=None if names is None else frozenset(names),
+    )
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """Rows of a segment that were joined at once: what each join says, and its doubts."""
+
+    begin: int
+    end: int
+    #: Per join: are values uncertain; rows without some value; the values by name.
+    late: list[bool]
+    missing: list[Bools]
+    values: list[tuple[str, Values]]
+
+
+class JoinedRows:
+    """What joins say about the rows of a segment, as far as they were delivered."""
+
+    __slots__ = ("runs",)
+
+    def __init__(self) -> None:
+        self.runs: list[_Run] = []
+
+    def find(self, row: int) -> _Run | None:
+        """Return the run that has the row."""
+        for run in reversed(self.runs):
+            if run.begin <= row < run.end:
+                return run
+        return None
+
+    def row(self, row: int) -> dict[str, AttributeValue]:
+        """Return the values of a row by name; earlier joins win."""
+        found: dict[str, AttributeValue] = {}
+        run = self.find(row)
+        for name, values in run.values if run is not None else ():
+            at = row - run.begin if run is not None else 0
+            if name not in found and (values.known is True or np.asarray(values.known)[at]):
+                value = values.data[at]
+                found[name] = value.item() if isinstance(value, np.generic) else value
+        return found
+
+
+class Joiner:
+    """Gives frames their values, one after the other; for one thread."""
+
+    def __init__(self, joins: Sequence[Join]) -> None:
+        self._joins = [(join, join.open()) for join in joins]
+        #: The least seconds between a record's time by the broker's clock and its reading here:
+        #: the difference of the two clocks, once we are not behind.
+        self._least_s = float("inf")
+
+    def add(self, frame: Frame) -> None:
+        """Wait for the frame's values, within the limits, and let it have them."""
+        block, row = frame._block, frame._row
+        rows = block.joined
+        if not isinstance(rows, JoinedRows):
+            rows = block.joined = JoinedRows()
+        run = rows.find(row)
+        if run is None:
+            run = self._join(block.segment, row, self._seen(block.appended_ms))
+            rows.runs.append(run)
+        at = row - run.begin
+        for (join, _), late, missing in zip(self._joins, run.late, run.missing, strict=True):
+            without = bool(missing[at])
+            if late or without:
+                join.count(late=late, missing=without)
+
+    def _seen(self, appended_ms: int) -> float:
+        """Return since when (monotonic clock) a frame could have been read."""
+        now = time.monotonic()
+        if not appended_ms:
+            return now
+        behind_s = time.time() - appended_ms / 1000
+        self._least_s = min(self._least_s, behind_s)
+        return now - (behind_s - self._least_s)
+
+    def _join(self, segment: Segment, row: int, seen: float) -> _Run:
+        """Join a row and those behind it whose values are certain too."""
+        end = len(segment)
+        places = []
+        for join, series in self._joins:
+            at = keys_of(segment, join.on, or_number=True)[0][row:]
+            sure = series.advance(at, seen + join.wait_s)
+            places.append((at, bool(sure[0])))
+            unsure = np.flatnonzero(~sure)
+            end = min(end, row + max(1, int(unsure[0]) if len(unsure) else len(sure)))
+        run = _Run(row, end, [], [], [])
+        count = end - row
+        for (join, series), (at, first_is_sure) in zip(self._joins, places, strict=True):
+            found = series.values(at[:count])
+            lacking = np.full(count, not found)
+            for _, values in found:
+                if values.known is not True:
+                    lacking |= ~np.asarray(values.known, bool)
+            run.late.append(not first_is_sure)
+            run.missing.append(lacking)
+            run.values += [(join.prefix + name, values) for name, values in found]
+        return run
+
+    def close(self) -> None:
+        """Release the logs; may be called twice."""
+        for _, series in self._joins:
+            series.close()

@@ -1,0 +1,255 @@
+"""Following a stream of values: forward with the frames that ask, in bounded memory."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import time
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from pipeline.errors import InvalidArgumentError
+from pipeline.joining.lookup import How, look_up
+from pipeline.joining.track import NOWHERE, Track
+from pipeline.protocols import Cursor, StreamLog
+from pipeline.reading.merge import Floors
+from pipeline.reading.ordered import CATCH_UP_S, IDLE_S
+from pipeline.reading.table import gather
+from pipeline.reading.values import Bools, Values
+from pipeline.records import Int64s, Located, Segment
+
+#: What every key lies below once the stream has ended.
+_ALL = 2**63 - 1
+#: Records that wait for earlier ones before a hole is given up.
+_MOST_WAITING = 4096
+
+
+class ValueSeries:
+    """The values of one stream along time or an index; for one thread.
+
+    It is read as far as it is asked for and not further, and forgets what lies far behind; asked
+    for that, it reads the stream again from its start.
+
+    Attributes
+    ----------
+    horizon:
+        The stream's own time (or index): what lies below will not change any more, unless values
+        come out of order.
+    """
+
+    def __init__(
+        self,
+        log: StreamLog,
+        *,
+        on: str,
+        how: How,
+        tolerance: int | None,
+        names: Collection[str] | None,
+    ) -> None:
+        info = log.info(refresh=False)
+        if info.start.modules:
+            raise InvalidArgumentError("values", f"{info.start.stream} has modules: it has images")
+        self._log = log
+        self._on = on
+        self._how: How = how
+        self._tolerance = tolerance
+        self._names = names
+        self._ends = info.end_offsets
+        self._cursor: Cursor | None = None
+        self._looked = self._checked = float("-inf")
+        self._silent_at: int | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self.close()
+        self.tracks: dict[str, Track] = {}
+        self.horizon = NOWHERE
+        self._dropped = NOWHERE
+        self._next = 0
+        self._waiting: list[tuple[int, int, Segment]] = []
+        self._count = 0
+        self._floors = Floors(self._log.info(refresh=False).start)
+        #: Offsets per partition that have to be reached before a wait may end.
+        self._target = [0] * self._floors.partitions
+        #: Where the horizon was when a wait ended for nothing.
+        self._silent_at = None
+
+    def close(self) -> None:
+        """Release the log; may be called twice."""
+        if self._cursor is not None:
+            self._cursor.close()
+            self._cursor = None
+
+    # -- asking -----------------------------------------------------------------------------------
+
+    def certain(self, at: Int64s) -> Bools:
+        """Tell for each place whether what :meth:`values` says there is final."""
+        if self.horizon == _ALL:
+            return np.ones(len(at), bool)
+        sure: Bools = at < self.horizon
+        tracks = self.tracks.values()
+        if self._how == "exact" and tracks and not sure.all():
+            here = [track.gap(at) == 0 for track in tracks]
+            sure |= np.logical_and.reduce(here)
+        if self._how not in ("linear", "nearest"):
+            return sure
+        for track in tracks:
+            if self._how == "linear" and track.data.dtype == object:
+                continue
+            done = track.followed(at)
+            if self._tolerance is not None:
+                done |= at < self.horizon - self._tolerance
+            if self._how == "nearest":
+                gap = track.gap(at)
+                done |= (gap >= 0) & (gap < self.horizon - at)
+            sure &= done
+        return sure
+
+    def values(self, at: Int64s) -> list[tuple[str, Values]]:
+        """Return the values of all names for these places, as far as they are known now."""
+        return [
+            (name, look_up(track.keys, track.data, at, self._how, self._tolerance))
+            for name, track in self.tracks.items()
+        ]
+
+    def advance(self, at: Int64s, deadline: float) -> Bools:
+        """Read on until the first place is certain, and what is there for the others.
+
+        Waits up to ``deadline`` (of the monotonic clock) for values that may still come; what is
+        in the log by then is read in any case (10 s at most).  A stream that was silent when a
+        wait ended is waited for again only after it has said something.  Returns :meth:`certain`.
+        """
+        lowest = int(at.min())
+        if lowest <= self._dropped:
+            self._begin()
+        sure = self.certain(at)
+        if not sure.all():
+            sure = self._wait(at, deadline) if not sure[0] else self._drain(at)
+        for track in self.tracks.values():
+            self._dropped = max(self._dropped, track.forget(lowest))
+        return sure
+
+    def _drain(self, at: Int64s) -> Bools:
+        """Read what is there now, as long as it is of use for these places."""
+        while not (sure := self.certain(at)).all() and self._poll(0):
+            pass
+        return sure
+
+    def _wait(self, at: Int64s, deadline: float) -> Bools:
+        while not (sure := self._drain(at))[0]:
+            left_s = deadline - time.monotonic()
+            if left_s > 0 and self._silent_at != self.horizon:
+                if not self._poll(min(left_s, IDLE_S)):
+                    self._look_for_end()
+            elif not self._is_read():
+                self._poll(IDLE_S)
+            elif not self._look_for_end():
+                self._silent_at = self.horizon
+                return sure
+        return sure
+
+    def _is_read(self) -> bool:
+        """Tell whether all is read that was in the log a moment ago."""
+        now = time.monotonic()
+        if self._reached(self._target) and now - self._checked >= IDLE_S:
+            self._target, self._checked = self._log.bounds()[1], now
+        return self._reached(self._target) or now - self._checked > CATCH_UP_S
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def _poll(self, timeout_s: float) -> bool:
+        if self.horizon == _ALL:
+            return False
+        self._cursor = self._cursor or self._log.cursor()
+        records = self._cursor.poll(timeout_s)
+        for located in records:
+            if self._ends is None or located.offset < self._ends[located.partition]:
+                self._take(located)
+        self._settle()
+        if self._ends is not None and self._reached(self._ends):
+            self._settle(at_end=True)
+            self.horizon = _ALL
+            self.close()
+        return bool(records)
+
+    def _reached(self, offsets: Sequence[int]) -> bool:
+        if self.horizon == _ALL:
+            return True
+        if self._cursor is None:
+            return False
+        return all(p >= o for p, o in zip(self._cursor.positions(), offsets, strict=True))
+
+    def _look_for_end(self) -> bool:
+        """Ask, now and then, whether the stream has ended; True when that is news."""
+        now = time.monotonic()
+        if self._ends is not None or now - self._looked < IDLE_S:
+            return False
+        self._looked = now
+        self._ends = self._log.info(refresh=True).end_offsets
+        return self._ends is not None
+
+    def _take(self, located: Located) -> None:
+        self._floors.observe(located)
+        segment = located.value
+        if isinstance(segment, Segment) and len(segment):
+            self._count += 1
+            heapq.heappush(self._waiting, (int(segment.numbers[0]), self._count, segment))
+
+    def _settle(self, *, at_end: bool = False) -> None:
+        """Take what is in order by number; a hole is waited for as long as it may be filled."""
+        waiting = self._waiting
+        while waiting:
+            first = waiting[0][0]
+            hole = first > self._next and bool(self._floors.not_passed(self._next, first))
+            if hole and not at_end and len(waiting) <= _MOST_WAITING:
+                return
+            segment = heapq.heappop(waiting)[2]
+            fresh = int(segment.numbers.searchsorted(self._next))
+            if fresh < len(segment):
+                self._keep(segment, fresh)
+                self._next = int(segment.numbers[-1]) + 1
+
+    def _keep(self, segment: Segment, fresh: int) -> None:
+        keys, keyed = keys_of(segment, self._on)
+        keys, keyed = keys[fresh:], keyed[fresh:]
+        if not keyed.any():
+            return
+        self.horizon = max(self.horizon, int(keys[keyed].max()))
+        for name in _names(segment):
+            if name == self._on or (self._names is not None and name not in self._names):
+                continue
+            found = gather(name, [segment])
+            wanted = keyed & np.broadcast_to(np.asarray(found.known), len(segment))[fresh:]
+            track = self.tracks.setdefault(name, Track())
+            track.extend(keys[wanted], found.data[fresh:][wanted])
+
+
+def keys_of(segment: Segment, on: str, *, or_number: bool = False) -> tuple[Int64s, Bools]:
+    """Return where the rows of a segment lie, and which of them say so.
+
+    ``or_number``: those that do not have the attribute lie at their number.
+    """
+    if on == "time":
+        return segment.timestamps_ns, np.ones(len(segment), bool)
+    if on == "number":
+        return segment.numbers, np.ones(len(segment), bool)
+    found = gather(on, [segment])
+    known = np.array(np.broadcast_to(np.asarray(found.known), len(segment)))
+    keys = np.zeros(len(segment), np.int64)
+    if found.data.dtype.kind in "if":
+        whole = known & (np.nan_to_num(found.data) == np.trunc(np.nan_to_num(found.data)))
+        known = whole & ~np.isnan(found.data) & (np.abs(np.nan_to_num(found.data)) < 2.0**62)
+        keys[known] = found.data[known].astype(np.int64)
+    else:
+        known[:] = False
+    if or_number:
+        return np.where(known, keys, segment.numbers), np.ones(len(segment), bool)
+    return keys, known
+
+
+def _names(segment: Segment) -> dict[str, None]:
+    names = dict.fromkeys(column.name for column in segment.columns)
+    for text in filter(None, segment.extra):
+        names.update(dict.fromkeys(json.loads(text)))
+    return names

@@ -1,0 +1,91 @@
+"""One named value over time (or an index), as far as it is kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.reading.values import Bools
+from pipeline.records import Int64s
+
+#: Values kept behind the place that was asked for last: frames need not come in order of time.
+KEPT = 16_384
+#: Below every key.
+NOWHERE = -(2**63)
+
+
+class Track:
+    """Keys (rising) and values; the newest are added, the oldest forgotten."""
+
+    def __init__(self) -> None:
+        self._keys: Int64s = np.empty(64, np.int64)
+        self._data: npt.NDArray[Any] = np.empty(64, np.int64)
+        self._begin = self._end = 0
+
+    @property
+    def keys(self) -> Int64s:
+        """Where the values lie, rising."""
+        return self._keys[self._begin : self._end]
+
+    @property
+    def data(self) -> npt.NDArray[Any]:
+        """The values: int64, float64 or objects."""
+        return self._data[self._begin : self._end]
+
+    def extend(self, keys: Int64s, data: npt.NDArray[Any]) -> None:
+        """Add values; those that are not in order are sorted in, behind their equals."""
+        if not len(keys):
+            return
+        self._adapt(data.dtype, first=self._begin == self._end)
+        self._reserve(len(keys))
+        end = self._end + len(keys)
+        self._keys[self._end : end] = keys
+        self._data[self._end : end] = data
+        unsorted_from = max(self._begin, self._end - 1)
+        self._end = end
+        if (np.diff(self._keys[unsorted_from:end]) < 0).any():
+            order = np.argsort(self.keys, kind="stable")
+            self._keys[self._begin : end] = self.keys[order]
+            self._data[self._begin : end] = self.data[order]
+
+    def _adapt(self, dtype: np.dtype[Any], *, first: bool) -> None:
+        """Have values of this type find room: of integers and floats floats, else objects."""
+        mine = self._data.dtype
+        if mine == dtype or mine == object:
+            return
+        wanted = dtype if first or dtype == object else np.dtype(np.float64)
+        self._data = self._data.astype(wanted)
+
+    def _reserve(self, count: int) -> None:
+        used = self._end - self._begin
+        if self._end + count <= len(self._keys):
+            return
+        room = max(64, 2 * (used + count))
+        keys, data = np.empty(room, np.int64), np.empty(room, self._data.dtype)
+        keys[:used], data[:used] = self.keys, self.data
+        self._keys, self._data, self._begin, self._end = keys, data, 0, used
+
+    def forget(self, before: int) -> int:
+        """Drop what lies far below ``before``; return the highest key that was dropped."""
+        if self._end - self._begin <= 2 * KEPT:
+            return NOWHERE
+        place = int(self.keys.searchsorted(before, "right")) - KEPT
+        if place <= 0:
+            return NOWHERE
+        self._begin += place
+        return int(self._keys[self._begin - 1])
+
+    def followed(self, at: Int64s) -> Bools:
+        """Tell for each place whether there is a value behind it."""
+        found: Bools = self.keys.searchsorted(at, "right") < self._end - self._begin
+        return found
+
+    def gap(self, at: Int64s) -> Int64s:
+        """Return how far the last value at or before each place lies off; -1 if there is none."""
+        keys = self.keys
+        if not len(keys):
+            return np.full(len(at), -1, np.int64)
+        before = keys.searchsorted(at, "right") - 1
+        return np.where(before >= 0, at - keys[before], -1)
