@@ -36,7 +36,7 @@ from pipeline.reading.frame import Frame, ModularFrame
 from pipeline.reading.limits import check_number, check_timeout
 from pipeline.reading.live import LiveTable
 from pipeline.reading.ordered import OrderedFrames
-from pipeline.reading.selecting import SelectedFrames
+from pipeline.reading.selecting import Beside, SelectedFrames
 from pipeline.reading.single import Newest, SingleReader
 from pipeline.reading.table import FrameTable, Rows
 from pipeline.records import Located, Segment, Start, State, StreamInfo
@@ -238,11 +238,13 @@ class Stream:
         *,
         follow: bool = True,
         timeout_s: float | None = 30.0,
+        beside: Beside | None = None,
     ) -> SelectedFrames:
         """Iterate over the frames that match, late ones included: see :mod:`.reading.expressions`.
 
         First all that are there, in number order; then, with ``follow``, those that come until the
         stream ends, as they come.  ExpressionError names an attribute that no frame has.
+        ``beside`` has attributes of other streams (see :meth:`join`).
         """
         if not isinstance(expression, Expression):
             expression = compile_expression(expression)
@@ -254,6 +256,7 @@ class Stream:
             self.origin,
             follow=follow,
             timeout_s=check_timeout(timeout_s),
+            beside=beside,
         )
 
     def chunks(

@@ -12,12 +12,17 @@ import numpy as np
 from pipeline.errors import InvalidArgumentError
 from pipeline.frame import AttributeValue
 from pipeline.joining.lookup import HOWS, How
-from pipeline.joining.series import ValueSeries, keys_of
+from pipeline.joining.series import ValueSeries, whole_numbers
 from pipeline.naming import StreamId
 from pipeline.protocols import StreamLog
+from pipeline.reading.expressions import Columns
 from pipeline.reading.frame import Frame
+from pipeline.reading.table import gather
 from pipeline.reading.values import Bools, Values
-from pipeline.records import Segment
+from pipeline.records import Int64s, Segment
+
+#: Rows of a column that are looked up at once.
+_ROWS = 65_536
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -146,6 +151,88 @@ class JoinedRows:
         return found
 
 
+class _Rows:
+    """The rows of a segment, as far as it takes to place them."""
+
+    def __init__(self, segment: Segment) -> None:
+        self._segment = segment
+
+    def __len__(self) -> int:
+        return len(self._segment)
+
+    def number(self) -> Int64s:
+        return self._segment.numbers
+
+    def timestamp_ns(self) -> Int64s:
+        return self._segment.timestamps_ns
+
+    def attribute(self, name: str) -> Values:
+        return gather(name, [self._segment])
+
+
+class _Joined:
+    """Rows of a table with joined attributes where they have none themselves."""
+
+    def __init__(self, own: Columns, joiner: Joiner) -> None:
+        self._own = own
+        self._joiner = joiner
+        self.number, self.timestamp_ns, self.module = own.number, own.timestamp_ns, own.module
+
+    def __len__(self) -> int:
+        return len(self._own)
+
+    def attribute(self, name: str) -> Values:
+        own = self._own.attribute(name)
+        if own.known is True or not len(self._own):
+            return own
+        return first_known(own, self._joiner.column(name, self._own))
+
+
+def first_known(first: Values, other: Values) -> Values:
+    """Return the first where it is known, else the other."""
+    if first.known is False:
+        return other
+    if other.known is False or first.known is True:
+        return first
+    known = np.asarray(first.known, bool)
+    return Values(np.where(known, first.data, other.data), known | np.asarray(other.known, bool))
+
+
+def _places(on: str, rows: _Rows | Columns) -> Int64s:
+    """Return where rows lie on the axis of a join; without the attribute at their number."""
+    if on == "time":
+        return rows.timestamp_ns()
+    if on == "number":
+        return rows.number()
+    keys, known = whole_numbers(rows.attribute(on), len(rows))
+    return np.where(known, keys, rows.number())
+
+
+def _leading(sure: Bools) -> int:
+    """Return how many rows may be delivered: the certain ones in front, but at least one."""
+    unsure = np.flatnonzero(~sure)
+    return max(1, int(unsure[0])) if len(unsure) else len(sure)
+
+
+def _column(series: ValueSeries, name: str, at: Int64s, deadline: float) -> Values:
+    """Return a value for each place, going through them in rising order."""
+    order = np.argsort(at, kind="stable")
+    rising = at[order]
+    parts: list[Values] = []
+    begin = 0
+    while begin < len(rising):
+        run = rising[begin : begin + _ROWS]
+        run = run[: _leading(series.advance(run, deadline))]
+        parts.append(series.value(name, run))
+        begin += len(run)
+    known = np.zeros(len(at), bool)
+    known[order] = np.concatenate([np.broadcast_to(part.known, part.data.shape) for part in parts])
+    data = np.concatenate([part.data for part in parts])
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    return Values(data[back], known)
+
+
 class Joiner:
     """Gives frames their values, one after the other; for one thread."""
 
@@ -185,11 +272,10 @@ class Joiner:
         end = len(segment)
         places = []
         for join, series in self._joins:
-            at = keys_of(segment, join.on, or_number=True)[0][row:]
+            at = _places(join.on, _Rows(segment))[row:]
             sure = series.advance(at, seen + join.wait_s)
             places.append((at, bool(sure[0])))
-            unsure = np.flatnonzero(~sure)
-            end = min(end, row + max(1, int(unsure[0]) if len(unsure) else len(sure)))
+            end = min(end, row + _leading(sure))
         run = _Run(row, end, [], [], [])
         count = end - row
         for (join, series), (at, first_is_sure) in zip(self._joins, places, strict=True):
@@ -202,6 +288,34 @@ class Joiner:
             run.missing.append(lacking)
             run.values += [(join.prefix + name, values) for name, values in found]
         return run
+
+    # -- whole columns ----------------------------------------------------------------------------
+
+    def may_have(self, name: str) -> bool:
+        """Tell whether some join has this name, or one that has said nothing yet may have it."""
+        return any(
+            not series.tracks or name.removeprefix(join.prefix) in series.tracks
+            for join, series in self._joins
+            if name.startswith(join.prefix)
+        )
+
+    def names(self) -> list[str]:
+        """Return the joined names that are known by now."""
+        return [join.prefix + name for join, series in self._joins for name in series.tracks]
+
+    def view(self, own: Columns) -> Columns:
+        """Return rows of a table as an expression sees them, with the joined attributes."""
+        return _Joined(own, self)
+
+    def column(self, name: str, rows: Columns) -> Values:
+        """Return a joined attribute of rows in any order, waiting within the limits."""
+        found = Values(np.zeros(len(rows), np.int64), known=False)
+        for join, series in self._joins:
+            if name.startswith(join.prefix):
+                at = _places(join.on, rows)
+                deadline = time.monotonic() + join.wait_s
+                found = first_known(found, _column(series, name[len(join.prefix) :], at, deadline))
+        return found
 
     def close(self) -> None:
         """Release the logs; may be called twice."""

@@ -19,6 +19,8 @@ from pipeline.reading.table import gather
 from pipeline.reading.values import Bools, Values
 from pipeline.records import Int64s, Located, Segment
 
+#: Values read ahead of the first place that was asked for, so that others are certain, too.
+_AT_ONCE = 65_536
 #: What every key lies below once the stream has ended.
 _ALL = 2**63 - 1
 #: Records that wait for earlier ones before a hole is given up.
@@ -59,6 +61,7 @@ class ValueSeries:
         self._cursor: Cursor | None = None
         self._looked = self._checked = float("-inf")
         self._silent_at: int | None = None
+        self._lowest, self._fresh = NOWHERE, 0
         self._begin()
 
     def _begin(self) -> None:
@@ -113,6 +116,11 @@ class ValueSeries:
             for name, track in self.tracks.items()
         ]
 
+    def value(self, name: str, at: Int64s) -> Values:
+        """Return one value for these places, as far as it is known now."""
+        track = self.tracks.get(name) or Track()
+        return look_up(track.keys, track.data, at, self._how, self._tolerance)
+
     def advance(self, at: Int64s, deadline: float) -> Bools:
         """Read on until the first place is certain, and what is there for the others.
 
@@ -120,24 +128,24 @@ class ValueSeries:
         in the log by then is read in any case (10 s at most).  A stream that was silent when a
         wait ended is waited for again only after it has said something.  Returns :meth:`certain`.
         """
-        lowest = int(at.min())
-        if lowest <= self._dropped:
+        self._lowest = int(at.min())
+        if self._lowest <= self._dropped:
             self._begin()
+        self._fresh = 0
         sure = self.certain(at)
-        if not sure.all():
-            sure = self._wait(at, deadline) if not sure[0] else self._drain(at)
-        for track in self.tracks.values():
-            self._dropped = max(self._dropped, track.forget(lowest))
-        return sure
+        if sure.all():
+            return sure
+        return self._wait(at, deadline)
 
     def _drain(self, at: Int64s) -> Bools:
         """Read what is there now, as long as it is of use for these places."""
-        while not (sure := self.certain(at)).all() and self._poll(0):
+        while not (sure := self.certain(at)).all() and self._fresh < _AT_ONCE and self._poll(0):
             pass
         return sure
 
     def _wait(self, at: Int64s, deadline: float) -> Bools:
         while not (sure := self._drain(at))[0]:
+            self._fresh = 0
             left_s = deadline - time.monotonic()
             if left_s > 0 and self._silent_at != self.horizon:
                 if not self._poll(min(left_s, IDLE_S)):
@@ -167,6 +175,8 @@ class ValueSeries:
             if self._ends is None or located.offset < self._ends[located.partition]:
                 self._take(located)
         self._settle()
+        for track in self.tracks.values():
+            self._dropped = max(self._dropped, track.forget(self._lowest))
         if self._ends is not None and self._reached(self._ends):
             self._settle(at_end=True)
             self.horizon = _ALL
@@ -223,28 +233,27 @@ class ValueSeries:
             wanted = keyed & np.broadcast_to(np.asarray(found.known), len(segment))[fresh:]
             track = self.tracks.setdefault(name, Track())
             track.extend(keys[wanted], found.data[fresh:][wanted])
+        self._fresh += len(keys)
 
 
-def keys_of(segment: Segment, on: str, *, or_number: bool = False) -> tuple[Int64s, Bools]:
-    """Return where the rows of a segment lie, and which of them say so.
-
-    ``or_number``: those that do not have the attribute lie at their number.
-    """
+def keys_of(segment: Segment, on: str) -> tuple[Int64s, Bools]:
+    """Return where the rows of a segment lie, and which of them say so."""
     if on == "time":
         return segment.timestamps_ns, np.ones(len(segment), bool)
     if on == "number":
         return segment.numbers, np.ones(len(segment), bool)
-    found = gather(on, [segment])
-    known = np.array(np.broadcast_to(np.asarray(found.known), len(segment)))
-    keys = np.zeros(len(segment), np.int64)
-    if found.data.dtype.kind in "if":
-        whole = known & (np.nan_to_num(found.data) == np.trunc(np.nan_to_num(found.data)))
-        known = whole & ~np.isnan(found.data) & (np.abs(np.nan_to_num(found.data)) < 2.0**62)
-        keys[known] = found.data[known].astype(np.int64)
-    else:
+    return whole_numbers(gather(on, [segment]), len(segment))
+
+
+def whole_numbers(found: Values, count: int) -> tuple[Int64s, Bools]:
+    """Return the values that are whole numbers, and where there is one; zero elsewhere."""
+    known = np.array(np.broadcast_to(np.asarray(found.known), count))
+    keys = np.zeros(count, np.int64)
+    if found.data.dtype.kind == "f":
+        known &= (found.data == np.trunc(found.data)) & (np.abs(found.data) < 2.0**62)
+    elif found.data.dtype.kind != "i":
         known[:] = False
-    if or_number:
-        return np.where(known, keys, segment.numbers), np.ones(len(segment), bool)
+    keys[known] = found.data[known].astype(np.int64)
     return keys, known
 
 

@@ -53,10 +53,9 @@ class Track:
     def _adapt(self, dtype: np.dtype[Any], *, first: bool) -> None:
         """Have values of this type find room: of integers and floats floats, else objects."""
         mine = self._data.dtype
-        if mine == dtype or mine == object:
-            return
-        wanted = dtype if first or dtype == object else np.dtype(np.float64)
-        self._data = self._data.astype(wanted)
+        if mine not in (dtype, np.dtype(object)):
+            wanted = dtype if first or dtype.kind == "O" else np.dtype(np.float64)
+            self._data = self._data.astype(wanted)
 
     def _reserve(self, count: int) -> None:
         used = self._end - self._begin

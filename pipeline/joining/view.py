@@ -9,8 +9,10 @@ from typing import Any, Protocol, Self, TypeVar
 from pipeline.joining.join import Join, Joiner
 from pipeline.naming import StreamId
 from pipeline.reading.chunked import FrameChunks
+from pipeline.reading.expressions import Expression
 from pipeline.reading.frame import Frame
 from pipeline.reading.limits import check_number
+from pipeline.reading.selecting import Beside, SelectedFrames
 
 T = TypeVar("T")
 
@@ -21,9 +23,27 @@ class Readable(Protocol):
     name: StreamId
 
     def ordered(self, start: int | None = None, *, timeout_s: float | None = 30.0) -> Any: ...  # noqa: D102
-    def frame(self, number: int, **options: Any) -> Frame: ...  # noqa: D102
-    def latest(self, after: int | None = None, **options: Any) -> Frame: ...  # noqa: D102
-    def shared(self, group: str, **options: Any) -> Iterator[Any]: ...  # noqa: D102
+    def frame(  # noqa: D102
+        self, number: int, *, timeout_s: float | None = 0.0, min_modules: int | None = None
+    ) -> Frame: ...
+    def latest(  # noqa: D102
+        self,
+        after: int | None = None,
+        *,
+        timeout_s: float | None = 30.0,
+        min_modules: int | None = None,
+    ) -> Frame: ...
+    def select(  # noqa: D102
+        self,
+        expression: str | Expression,
+        *,
+        follow: bool = True,
+        timeout_s: float | None = 30.0,
+        beside: Beside | None = None,
+    ) -> SelectedFrames: ...
+    def shared(  # noqa: D102
+        self, group: str, *, timeout_s: float | None = 30.0, **options: Any
+    ) -> Iterator[Any]: ...
     def _join(self, values: Any, **options: Any) -> Join: ...
 
 
@@ -34,8 +54,15 @@ class JoinedIterator(Iterator[T]):
     StreamTimeoutError as that can.
     """
 
-    def __init__(self, inner: Any, joins: Sequence[Join], frame_of: Callable[[T], Frame]) -> None:
+    def __init__(
+        self,
+        inner: Any,
+        joins: Sequence[Join],
+        frame_of: Callable[[T], Frame],
+        beside: Joiner | None = None,
+    ) -> None:
         self.inner = inner
+        self._beside = beside
         self._joiner = Joiner(joins)
         self._frame_of = frame_of
 
@@ -62,6 +89,8 @@ class JoinedIterator(Iterator[T]):
     def close(self) -> None:
         """Release the logs; may be called twice."""
         self._joiner.close()
+        if self._beside is not None:
+            self._beside.close()
         close = getattr(self.inner, "close", None)
         if close is not None:
             close()
@@ -109,7 +138,8 @@ class JoinedStream:
         self, start: int | None = None, *, timeout_s: float | None = 30.0
     ) -> JoinedIterator[Frame]:
         """As :meth:`pipeline.Stream.ordered`."""
-        return self._over(self.stream.ordered(start, timeout_s=timeout_s), _itself)
+        frames = self.stream.ordered(start, timeout_s=timeout_s)
+        return JoinedIterator(frames, self.joins, _itself)
 
     def chunks(
         self, n: int, *, start: int | None = None, timeout_s: float | None = 30.0
@@ -118,26 +148,51 @@ class JoinedStream:
         count = check_number("n", n, least=1)
         return FrameChunks(self.ordered(start, timeout_s=timeout_s), count)
 
-    def shared(self, group: str, **options: Any) -> JoinedIterator[Any]:
+    def select(
+        self,
+        expression: str | Expression,
+        *,
+        follow: bool = True,
+        timeout_s: float | None = 30.0,
+    ) -> JoinedIterator[Frame]:
+        """As :meth:`pipeline.Stream.select`, over joined attributes too.
+
+        What is there at the beginning waits together, and so do frames that come at once.
+        """
+        beside = Joiner(self.joins)
+        found = self.stream.select(expression, follow=follow, timeout_s=timeout_s, beside=beside)
+        return JoinedIterator(found, self.joins, _itself, beside)
+
+    def shared(
+        self, group: str, *, timeout_s: float | None = 30.0, **options: Any
+    ) -> JoinedIterator[Any]:
         """As :meth:`pipeline.Stream.shared`; a delivery is made when its values are there."""
-        return self._over(self.stream.shared(group, **options), lambda d: d.frame)
+        deliveries = self.stream.shared(group, timeout_s=timeout_s, **options)
+        return JoinedIterator(deliveries, self.joins, lambda delivery: delivery.frame)
 
-    def frame(self, number: int, **options: Any) -> Frame:
+    def frame(
+        self, number: int, *, timeout_s: float | None = 0.0, min_modules: int | None = None
+    ) -> Frame:
         """As :meth:`pipeline.Stream.frame`; for a frame of long ago values are read again."""
-        return self._one(self.stream.frame(number, **options))
+        found = self.stream.frame(number, timeout_s=timeout_s, min_modules=min_modules)
+        return self._one(found)
 
-    def latest(self, after: int | None = None, **options: Any) -> Frame:
+    def latest(
+        self,
+        after: int | None = None,
+        *,
+        timeout_s: float | None = 30.0,
+        min_modules: int | None = None,
+    ) -> Frame:
         """As :meth:`pipeline.Stream.latest`; the first call reads the values from their start."""
-        return self._one(self.stream.latest(after, **options))
+        found = self.stream.latest(after, timeout_s=timeout_s, min_modules=min_modules)
+        return self._one(found)
 
     def _one(self, frame: Frame) -> Frame:
         with self._lock:
             self._single = self._single or Joiner(self.joins)
             self._single.add(frame)
         return frame
-
-    def _over(self, inner: Any, frame_of: Callable[[T], Frame]) -> JoinedIterator[T]:
-        return JoinedIterator(inner, self.joins, frame_of)
 
     def close(self) -> None:
         """Release what ``frame`` and ``latest`` hold; the stream stays open."""
