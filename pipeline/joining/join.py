@@ -6,13 +6,14 @@ import threading
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from pipeline.errors import InvalidArgumentError
 from pipeline.frame import AttributeValue
 from pipeline.joining.lookup import HOWS, How
-from pipeline.joining.series import ValueSeries, whole_numbers
+from pipeline.joining.series import Found, Span, ValueSeries, whole_numbers
 from pipeline.naming import StreamId
 from pipeline.protocols import StreamLog
 from pipeline.reading.expressions import Columns
@@ -112,16 +113,35 @@ def make_join(
     )
 
 
-@dataclass(slots=True, eq=False)
 class _Run:
     """Rows of a segment that were joined at once: what each join says, and its doubts."""
 
-    begin: int
-    end: int
-    #: Per join: are values uncertain; rows without some value; the values by name.
-    late: list[bool]
-    missing: list[Bools]
-    values: list[tuple[str, Values]]
+    def __init__(self, begin: int, end: int) -> None:
+        self.begin, self.end = begin, end
+        #: Values that all rows have, and those that differ: name, values, where they are known.
+        self._same: dict[str, AttributeValue] = {}
+        self._columns: list[tuple[str, list[Any], list[bool] | None]] = []
+        #: Per join: whether its values are uncertain, and which rows lack some.
+        self.flaws: list[tuple[Join, bool, Bools]] = []
+
+    def add(self, name: str, found: Found) -> None:
+        """Take a value; one of an earlier join stays."""
+        if name in self._same or any(name == known for known, _, _ in self._columns):
+            return
+        if isinstance(found, Values):
+            known = None if found.known is True else np.broadcast_to(found.known, found.data.shape)
+            where = None if known is None or known.all() else known.tolist()
+            self._columns.append((name, found.data.tolist(), where))
+        else:
+            self._same[name] = found.item() if isinstance(found, np.generic) else found
+
+    def row(self, row: int) -> dict[str, AttributeValue]:
+        """Return the values of a row by name."""
+        values, at = dict(self._same), row - self.begin
+        for name, column, known in self._columns:
+            if known is None or known[at]:
+                values[name] = column[at]
+        return values
 
 
 class JoinedRows:
@@ -141,14 +161,8 @@ class JoinedRows:
 
     def row(self, row: int) -> dict[str, AttributeValue]:
         """Return the values of a row by name; earlier joins win."""
-        found: dict[str, AttributeValue] = {}
         run = self.find(row)
-        for name, values in run.values if run is not None else ():
-            at = row - run.begin if run is not None else 0
-            if name not in found and (values.known is True or np.asarray(values.known)[at]):
-                value = values.data[at]
-                found[name] = value.item() if isinstance(value, np.generic) else value
-        return found
+        return run.row(row) if run is not None else {}
 
 
 class _Rows:
@@ -208,12 +222,6 @@ def _places(on: str, rows: _Rows | Columns) -> Int64s:
     return np.where(known, keys, rows.number())
 
 
-def _leading(sure: Bools) -> int:
-    """Return how many rows may be delivered: the certain ones in front, but at least one."""
-    unsure = np.flatnonzero(~sure)
-    return max(1, int(unsure[0])) if len(unsure) else len(sure)
-
-
 def _column(series: ValueSeries, name: str, at: Int64s, deadline: float) -> Values:
     """Return a value for each place, going through them in rising order."""
     order = np.argsort(at, kind="stable")
@@ -222,7 +230,7 @@ def _column(series: ValueSeries, name: str, at: Int64s, deadline: float) -> Valu
     begin = 0
     while begin < len(rising):
         run = rising[begin : begin + _ROWS]
-        run = run[: _leading(series.advance(run, deadline))]
+        run = run[: max(1, series.advance(Span.of(run), deadline))]
         parts.append(series.value(name, run))
         begin += len(run)
     known = np.zeros(len(at), bool)
@@ -252,9 +260,8 @@ class Joiner:
         if run is None:
             run = self._join(block.segment, row, self._seen(block.appended_ms))
             rows.runs.append(run)
-        at = row - run.begin
-        for (join, _), late, missing in zip(self._joins, run.late, run.missing, strict=True):
-            without = bool(missing[at])
+        for join, late, missing in run.flaws:
+            without = bool(missing[row - run.begin])
             if late or without:
                 join.count(late=late, missing=without)
 
@@ -269,24 +276,26 @@ class Joiner:
 
     def _join(self, segment: Segment, row: int, seen: float) -> _Run:
         """Join a row and those behind it whose values are certain too."""
-        end = len(segment)
-        places = []
+        spans: dict[str, Span] = {}
+        count, sure = len(segment) - row, []
         for join, series in self._joins:
-            at = _places(join.on, _Rows(segment))[row:]
-            sure = series.advance(at, seen + join.wait_s)
-            places.append((at, bool(sure[0])))
-            end = min(end, row + _leading(sure))
-        run = _Run(row, end, [], [], [])
-        count = end - row
-        for (join, series), (at, first_is_sure) in zip(self._joins, places, strict=True):
-            found = series.values(at[:count])
-            lacking = np.full(count, not found)
-            for _, values in found:
-                if values.known is not True:
-                    lacking |= ~np.asarray(values.known, bool)
-            run.late.append(not first_is_sure)
-            run.missing.append(lacking)
-            run.values += [(join.prefix + name, values) for name, values in found]
+            span = spans.get(join.on)
+            if span is None:
+                span = spans[join.on] = Span.of(_places(join.on, _Rows(segment))[row:])
+            sure.append(series.advance(span, seen + join.wait_s))
+            count = min(count, max(1, sure[-1]))
+        run = _Run(row, row + count)
+        for (join, series), certain in zip(self._joins, sure, strict=True):
+            found = series.values(spans[join.on], count)
+            lacking = None if found else np.ones(count, bool)
+            for name, values in found:
+                run.add(join.prefix + name, values)
+                if isinstance(values, Values) and values.known is not True:
+                    unknown = ~np.broadcast_to(values.known, (count,))
+                    lacking = unknown if lacking is None else lacking | unknown
+            if not certain or (lacking is not None and lacking.any()):
+                none = np.zeros(count, bool)
+                run.flaws.append((join, not certain, none if lacking is None else lacking))
         return run
 
     # -- whole columns ----------------------------------------------------------------------------

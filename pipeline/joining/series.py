@@ -6,6 +6,8 @@ import heapq
 import json
 import time
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 
@@ -21,10 +23,29 @@ from pipeline.records import Int64s, Located, Segment
 
 #: Values read ahead of the first place that was asked for, so that others are certain, too.
 _AT_ONCE = 65_536
+#: A column of values, or one that holds for all places.
+Found = Values | Any
 #: What every key lies below once the stream has ended.
 _ALL = 2**63 - 1
 #: Records that wait for earlier ones before a hole is given up.
 _MOST_WAITING = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Places on the axis of a join, at least one, and the lowest and highest of them."""
+
+    at: Int64s
+    low: int
+    high: int
+
+    @classmethod
+    def of(cls, at: Int64s) -> Self:
+        """Return the span of these places."""
+        if len(at) == 1:
+            only = int(at[0])
+            return cls(at, only, only)
+        return cls(at, int(at.min()), int(at.max()))
 
 
 class ValueSeries:
@@ -109,33 +130,56 @@ class ValueSeries:
             sure &= done
         return sure
 
-    def values(self, at: Int64s) -> list[tuple[str, Values]]:
-        """Return the values of all names for these places, as far as they are known now."""
-        return [
-            (name, look_up(track.keys, track.data, at, self._how, self._tolerance))
-            for name, track in self.tracks.items()
-        ]
+    def _all_certain(self, span: Span) -> bool:
+        """Tell, at little cost, whether all places are certain; False may be wrong."""
+        if self.horizon == _ALL:
+            return True
+        if span.high >= self.horizon:
+            return False
+        return self._how in ("step", "exact") or all(
+            track.followed_by(span.high) for track in self.tracks.values()
+        )
+
+    def values(self, span: Span, count: int) -> list[tuple[str, Found]]:
+        """Return the values of all names for the first ``count`` places, as known now.
+
+        A value that is the same for all places stands for itself.
+        """
+        return [(name, self._find(track, span, count)) for name, track in self.tracks.items()]
+
+    def _find(self, track: Track, span: Span, count: int) -> Found:
+        how = self._how
+        if self._tolerance is None and how in ("step", "linear"):
+            place = track.bracket(span.low, span.high)
+            if place is not None:
+                before, after = place
+                if how == "step" or track.data.dtype == object:
+                    return track.data[before]
+                if after >= 0:
+                    return Values(track.line(before, after, span.at[:count]))
+        return look_up(track.keys, track.data, span.at[:count], how, self._tolerance)
 
     def value(self, name: str, at: Int64s) -> Values:
         """Return one value for these places, as far as it is known now."""
         track = self.tracks.get(name) or Track()
         return look_up(track.keys, track.data, at, self._how, self._tolerance)
 
-    def advance(self, at: Int64s, deadline: float) -> Bools:
+    def advance(self, span: Span, deadline: float) -> int:
         """Read on until the first place is certain, and what is there for the others.
 
         Waits up to ``deadline`` (of the monotonic clock) for values that may still come; what is
         in the log by then is read in any case (10 s at most).  A stream that was silent when a
-        wait ended is waited for again only after it has said something.  Returns :meth:`certain`.
+        wait ended is waited for again only after it has said something.  Returns how many places
+        in front are certain.
         """
-        self._lowest = int(at.min())
-        if self._lowest <= self._dropped:
+        self._lowest = span.low
+        if span.low <= self._dropped:
             self._begin()
+        if self._all_certain(span):
+            return len(span.at)
         self._fresh = 0
-        sure = self.certain(at)
-        if sure.all():
-            return sure
-        return self._wait(at, deadline)
+        unsure = np.flatnonzero(~self._wait(span.at, deadline))
+        return int(unsure[0]) if len(unsure) else len(span.at)
 
     def _drain(self, at: Int64s) -> Bools:
         """Read what is there now, as long as it is of use for these places."""

@@ -23,6 +23,8 @@ class Track:
         self._keys: Int64s = np.empty(64, np.int64)
         self._data: npt.NDArray[Any] = np.empty(64, np.int64)
         self._begin = self._end = 0
+        #: Where the last bracket was found: the next one is most often the same, or one further.
+        self._place = -1
 
     @property
     def keys(self) -> Int64s:
@@ -33,6 +35,29 @@ class Track:
     def data(self) -> npt.NDArray[Any]:
         """The values: int64, float64 or objects."""
         return self._data[self._begin : self._end]
+
+    def bracket(self, low: int, high: int) -> tuple[int, int] | None:
+        """Return the place of the last value at or before all of [low, high], and of the next.
+
+        The next is -1 if there is none.  None where a value lies in between, or none before.
+        """
+        place, begin, end = self._place, self._begin, self._end
+        keys = self._keys
+        if not (begin <= place < end and keys[place] <= low):
+            place = begin - 1
+        elif place + 1 < end and keys[place + 1] <= low:
+            place += 1
+            if place + 1 < end and keys[place + 1] <= low:
+                place = begin - 1  # far off: search
+        if place < begin:
+            place = begin + int(self.keys.searchsorted(low, "right")) - 1
+            if place < begin:
+                return None
+        self._place = place
+        following = place + 1
+        if following == end:
+            return place - begin, -1
+        return None if keys[following] <= high else (place - begin, following - begin)
 
     def extend(self, keys: Int64s, data: npt.NDArray[Any]) -> None:
         """Add values; those that are not in order are sorted in, behind their equals."""
@@ -45,7 +70,10 @@ class Track:
         self._data[self._end : end] = data
         unsorted_from = max(self._begin, self._end - 1)
         self._end = end
+        if end - unsorted_from == 1:
+            return
         if (np.diff(self._keys[unsorted_from:end]) < 0).any():
+            self._place = -1
             order = np.argsort(self.keys, kind="stable")
             self._keys[self._begin : end] = self.keys[order]
             self._data[self._begin : end] = self.data[order]
@@ -65,6 +93,7 @@ class Track:
         keys, data = np.empty(room, np.int64), np.empty(room, self._data.dtype)
         keys[:used], data[:used] = self.keys, self.data
         self._keys, self._data, self._begin, self._end = keys, data, 0, used
+        self._place = -1
 
     def forget(self, before: int) -> int:
         """Drop what lies far below ``before``; return the highest key that was dropped."""
@@ -79,6 +108,19 @@ class Track:
     def followed(self, at: Int64s) -> Bools:
         """Tell for each place whether there is a value behind it."""
         found: Bools = self.keys.searchsorted(at, "right") < self._end - self._begin
+        return found
+
+    def followed_by(self, place: int) -> bool:
+        """Tell whether there is a value behind this place."""
+        return self._end > self._begin and bool(self._keys[self._end - 1] > place)
+
+    def line(self, before: int, after: int, at: Int64s) -> npt.NDArray[np.float64]:
+        """Return what lies between two neighbouring values, by linear interpolation."""
+        keys, data = self.keys, self.data
+        low, high = int(keys[before]), int(keys[after])
+        start = float(data[before])
+        found: npt.NDArray[np.float64] = (at - low) / (high - low) * (float(data[after]) - start)
+        found += start
         return found
 
     def gap(self, at: Int64s) -> Int64s:

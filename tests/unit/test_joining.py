@@ -171,6 +171,45 @@ def test_each_frame_gets_the_last_value_and_none_before_the_first(scene: Scene) 
     assert (joined.missing, joined.late) == ({"b/motors/s": 3}, {"b/motors/s": 0})
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(-9, 9) | st.none()), max_size=20),
+    st.lists(st.integers(0, 45), min_size=1, max_size=30),
+    st.sampled_from(HOWS),
+    st.none() | st.integers(0, 20),
+    st.booleans(),
+)
+def test_frames_of_a_stream_get_what_looking_at_each_value_says(
+    pairs: list[tuple[int, int | None]],
+    times: list[int],
+    how: Any,
+    limit: int | None,
+    in_order: bool,
+) -> None:
+    scene = Scene()
+    if in_order:
+        pairs.sort(key=lambda pair: pair[0])
+        times.sort()
+    for number, (at, value) in enumerate(pairs):
+        scene.put(number, at, **({} if value is None else {"x": value}))
+    scene.frames.write(
+        range(len(times)), timestamps_ns=[T0 + at * MS for at in times], encoding="none"
+    )
+    scene.end(scene.values, len(pairs))
+    scene.end(scene.frames, len(times))
+    options = {} if limit is None else {"tolerance_s": limit / 1000}
+    joined = scene.stream.join(scene.motors, how=how, **options)
+    got = [frame.attributes.get("x") for frame in joined.ordered(timeout_s=5)]
+    known = sorted(((at, v) for at, v in pairs if v is not None), key=lambda pair: pair[0])
+    keys, values = [at for at, _ in known], [float(v) for _, v in known]
+    wanted = [naive(keys, values, at, how, limit) for at in times]
+    assert got == pytest.approx(wanted)
+    assert joined.missing == {"b/motors/s": wanted.count(None)}
+    assert joined.late == {"b/motors/s": 0}
+    scene.stream.close()
+    scene.motors.close()
+
+
 def test_joins_chain_with_prefixes_and_the_frames_own_attributes_win(scene: Scene) -> None:
     scene.put(0, 0, x=0.0, y=0.0, z=5)
     scene.put(1, 4, x=4.0, y=8.0)
