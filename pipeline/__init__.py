@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         WriterSupersededError,
     )
     from pipeline.frame import Module
+    from pipeline.joining.view import JoinedStream
     from pipeline.naming import StreamId
     from pipeline.publisher import Position, Publisher
     from pipeline.reading.account import Account
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from pipeline.session import Session, StreamSummary, connect
     from pipeline.sharing.delivery import Delivery
     from pipeline.stream import Stream
+    from pipeline.value_publisher import ValuePublisher
 
     __version__: str
 else:
@@ -97,6 +99,7 @@ _HOMES = {
     "Account": "pipeline.reading.account",
     "Delivery": "pipeline.sharing.delivery",
     "Frame": "pipeline.reading.frame",
+    "JoinedStream": "pipeline.joining.view",
     "Module": "pipeline.frame",
     "Position": "pipeline.publisher",
     "Publisher": "pipeline.publisher",
@@ -105,6 +108,7 @@ _HOMES = {
     "Stream": "pipeline.stream",
     "StreamId": "pipeline.naming",
     "StreamSummary": "pipeline.session",
+    "ValuePublisher": "pipeline.value_publisher",
     "connect": "pipeline.session",
 }
 
@@ -134,6 +138,7 @@ __all__ = [
     "InvalidArgumentError",
     "InvalidFrameError",
     "InvalidNameError",
+    "JoinedStream",
     "Module",
     "NodeNotFoundError",
     "PipelineError",
@@ -163,6 +168,7 @@ __all__ = [
     "StreamTimeoutError",
     "TopicMissingError",
     "UnknownSchemaError",
+    "ValuePublisher",
     "WireError",
     "WriterActiveError",
     "WriterSupersededError",

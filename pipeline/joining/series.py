@@ -23,6 +23,7 @@ from pipeline.records import Int64s, Located, Segment
 
 #: Values read ahead of the first place that was asked for, so that others are certain, too.
 _AT_ONCE = 65_536
+_NOTHING: tuple[int, int, list[Any]] = (0, NOWHERE, [])
 #: A column of values, or one that holds for all places.
 Found = Values | Any
 #: What every key lies below once the stream has ended.
@@ -90,6 +91,7 @@ class ValueSeries:
         self.tracks: dict[str, Track] = {}
         self.horizon = NOWHERE
         self._dropped = NOWHERE
+        self._same = _NOTHING
         self._next = 0
         self._waiting: list[tuple[int, int, Segment]] = []
         self._count = 0
@@ -145,7 +147,19 @@ class ValueSeries:
 
         A value that is the same for all places stands for itself.
         """
-        return [(name, self._find(track, span, count)) for name, track in self.tracks.items()]
+        since, until, found = self._same
+        if since <= span.low and span.high < until:
+            return found
+        found = [(name, self._find(track, span, count)) for name, track in self.tracks.items()]
+        if self._how == "step" and self._tolerance is None:
+            self._remember(span, found)
+        return found
+
+    def _remember(self, span: Span, found: list[tuple[str, Found]]) -> None:
+        """Keep what holds up to the next value of any name: most often for the next frames too."""
+        if not any(isinstance(values, Values) for _, values in found):
+            following = [track.next_key for track in self.tracks.values()]
+            self._same = span.low, min(following, default=NOWHERE), found
 
     def _find(self, track: Track, span: Span, count: int) -> Found:
         how = self._how
@@ -278,6 +292,7 @@ class ValueSeries:
             track = self.tracks.setdefault(name, Track())
             track.extend(keys[wanted], found.data[fresh:][wanted])
         self._fresh += len(keys)
+        self._same = _NOTHING
 
 
 def keys_of(segment: Segment, on: str) -> tuple[Int64s, Bools]:

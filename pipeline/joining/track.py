@@ -12,6 +12,8 @@ from pipeline.records import Int64s
 
 #: Values kept behind the place that was asked for last: frames need not come in order of time.
 KEPT = 16_384
+#: Above every key.
+HIGHEST = 2**63 - 1
 #: Below every key.
 NOWHERE = -(2**63)
 
@@ -109,6 +111,12 @@ class Track:
         """Tell for each place whether there is a value behind it."""
         found: Bools = self.keys.searchsorted(at, "right") < self._end - self._begin
         return found
+
+    @property
+    def next_key(self) -> int:
+        """Where the value behind the last :meth:`bracket` lies; above every key if there is none."""
+        following = self._place + 1
+        return int(self._keys[following]) if following < self._end else HIGHEST
 
     def followed_by(self, place: int) -> bool:
         """Tell whether there is a value behind this place."""
