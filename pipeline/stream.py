@@ -284,7 +284,8 @@ class Stream:
         ----------
         values:
             ``"motors"`` is the stream of that channel with the name of this one, in the same
-            beamtime; also ``"motors/run_7"``, ``"beamtime/motors/run_7"``, or a stream.
+            beamtime; also ``"motors/run_7"``, ``"beamtime/motors/run_7"``, or a stream.  One
+            that is opened by name is closed with this stream.
         how:
             ``step`` (the last value), ``linear``, ``nearest`` or ``exact``.
         on:
@@ -312,6 +313,7 @@ class Stream:
             if self._opener is None:
                 raise PipelineError(f"{self.name}: other streams cannot be opened by name here")
             values = self._opener(related(self.name, values))
+            self._open.add(values)
         return make_join(values.name, values.log, **options)
 
     # -- all of it --------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -78,7 +79,7 @@ def related(name: StreamId, values: str) -> StreamId:
     if values.count("/") == 2:
         return StreamId.parse(values)
     channel, _, stream = values.partition("/")
-    return StreamId(name.beamtime, channel, stream or name.stream)
+    return StreamId(name.beamtime, unquote(channel), unquote(stream) or name.stream)
 
 
 def make_join(

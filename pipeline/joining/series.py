@@ -5,11 +5,13 @@ from __future__ import annotations
 import heapq
 import json
 import time
+import weakref
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.errors import InvalidArgumentError
 from pipeline.joining.lookup import How, look_up
@@ -227,7 +229,9 @@ class ValueSeries:
     def _poll(self, timeout_s: float) -> bool:
         if self.horizon == _ALL:
             return False
-        self._cursor = self._cursor or self._log.cursor()
+        if self._cursor is None:
+            self._cursor = self._log.cursor()
+            weakref.finalize(self, self._cursor.close)  # an iterator that nobody closed
         records = self._cursor.poll(timeout_s)
         for located in records:
             if self._ends is None or located.offset < self._ends[located.partition]:
@@ -279,20 +283,41 @@ class ValueSeries:
                 self._next = int(segment.numbers[-1]) + 1
 
     def _keep(self, segment: Segment, fresh: int) -> None:
+        self._same = _NOTHING
+        self._fresh += len(segment) - fresh
+        plain = self._on in ("time", "number") and not segment.extra
+        if plain and all(column.present is None for column in segment.columns):
+            self._keep_plain(segment, fresh)
+            return
         keys, keyed = keys_of(segment, self._on)
         keys, keyed = keys[fresh:], keyed[fresh:]
         if not keyed.any():
             return
         self.horizon = max(self.horizon, int(keys[keyed].max()))
         for name in _names(segment):
-            if name == self._on or (self._names is not None and name not in self._names):
-                continue
-            found = gather(name, [segment])
-            wanted = keyed & np.broadcast_to(np.asarray(found.known), len(segment))[fresh:]
-            track = self.tracks.setdefault(name, Track())
-            track.extend(keys[wanted], found.data[fresh:][wanted])
-        self._fresh += len(keys)
-        self._same = _NOTHING
+            if self._takes(name):
+                found = gather(name, [segment])
+                wanted = keyed & np.broadcast_to(np.asarray(found.known), len(segment))[fresh:]
+                self._extend(name, keys[wanted], found.data[fresh:][wanted])
+
+    def _keep_plain(self, segment: Segment, fresh: int) -> None:
+        """Keep values that all rows have: most often it is one, in a record of its own."""
+        keys = (segment.timestamps_ns if self._on == "time" else segment.numbers)[fresh:]
+        self.horizon = max(self.horizon, int(keys[0] if len(keys) == 1 else keys.max()))
+        for column in segment.columns:
+            if self._takes(column.name):
+                values = column.values
+                data = values if isinstance(values, np.ndarray) else np.array(values, object)
+                self._extend(column.name, keys, data[fresh:])
+
+    def _takes(self, name: str) -> bool:
+        return name != self._on and (self._names is None or name in self._names)
+
+    def _extend(self, name: str, keys: Int64s, data: npt.NDArray[Any]) -> None:
+        track = self.tracks.get(name)
+        if track is None:
+            track = self.tracks[name] = Track()
+        track.extend(keys, data)
 
 
 def keys_of(segment: Segment, on: str) -> tuple[Int64s, Bools]:

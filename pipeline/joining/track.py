@@ -114,7 +114,7 @@ class Track:
 
     @property
     def next_key(self) -> int:
-        """Where the value behind the last :meth:`bracket` lies; above every key if there is none."""
+        """Where the value behind the last :meth:`bracket` lies; above all keys if there is none."""
         following = self._place + 1
         return int(self._keys[following]) if following < self._end else HIGHEST
 

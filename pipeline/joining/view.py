@@ -82,7 +82,11 @@ class JoinedIterator(Iterator[T]):
         return self
 
     def __next__(self) -> T:
-        item: T = next(self.inner)
+        try:
+            item: T = next(self.inner)
+        except StopIteration:
+            self._joiner.close()
+            raise
         self._joiner.add(self._frame_of(item))
         return item
 
