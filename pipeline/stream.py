@@ -6,8 +6,8 @@ import difflib
 import io
 import threading
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,7 @@ from pipeline.errors import (
     StreamOpenError,
 )
 from pipeline.frame import AttributeValue
-from pipeline.joining.join import Join, make_join, related
-from pipeline.joining.lookup import How
+from pipeline.joining.join import Join, JoinOptions, make_join, related
 from pipeline.joining.view import JoinedStream
 from pipeline.naming import StreamId
 from pipeline.protocols import BlobStore, StreamLog
@@ -266,18 +265,7 @@ class Stream:
         count = check_number("n", n, least=1)
         return FrameChunks(self.ordered(start, timeout_s=timeout_s), count)
 
-    def join(
-        self,
-        values: str | Stream,
-        *,
-        how: How = "step",
-        on: str = "time",
-        tolerance_s: float | None = None,
-        tolerance: int | None = None,
-        wait_s: float = 1.0,
-        prefix: str = "",
-        names: Collection[str] | None = None,
-    ) -> JoinedStream:
+    def join(self, values: str | Stream, **options: Unpack[JoinOptions]) -> JoinedStream:
         """Return a view of the stream whose frames have the values of another one as attributes.
 
         Parameters
@@ -286,28 +274,20 @@ class Stream:
             ``"motors"`` is the stream of that channel with the name of this one, in the same
             beamtime; also ``"motors/run_7"``, ``"beamtime/motors/run_7"``, or a stream.  One
             that is opened by name is closed with this stream.
-        how:
-            ``step`` (the last value), ``linear``, ``nearest`` or ``exact``.
-        on:
-            ``time``; ``number``; or the name of an attribute that both have, such as ``trigger``.
-            A frame without it stands at its number.
-        tolerance_s, tolerance:
-            How far off a value may be: seconds for ``time``, else steps of the index.
-        wait_s:
-            How long a frame waits, since it could be read, for values that may still come.
-        prefix:
-            Put before the names of the values.
-        names:
-            Take these values only.
+        options:
+            ``how``: ``step`` (the last value; default), ``linear``, ``nearest`` or ``exact``.
+            ``on``: ``time`` (default), ``number``, or an attribute that both have, such as
+            ``trigger``; a frame without it stands at its number.  ``tolerance_s``, ``tolerance``:
+            how far off a value may be, in seconds or in steps of the index.  ``wait_s``: how long
+            a frame waits, since it could be read, for values that may still come (1 s).
+            ``prefix``: before the names of the values.  ``names``: take these only.
 
         A value that is not known is no attribute.  Blocks until the other stream was found; raises
         StreamNotFoundError if there is none, InvalidArgumentError.
         """
-        options = {"how": how, "on": on, "tolerance_s": tolerance_s, "tolerance": tolerance}
-        more = {"wait_s": wait_s, "prefix": prefix, "names": names}
-        return JoinedStream(self, [self._join(values, **options, **more)])
+        return JoinedStream(self, [self._join(values, **options)])
 
-    def _join(self, values: str | Stream, **options: Any) -> Join:
+    def _join(self, values: str | Stream, **options: Unpack[JoinOptions]) -> Join:
         self._log()
         if not isinstance(values, Stream):
             if self._opener is None:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict, Unpack
 from urllib.parse import unquote
 
 import numpy as np
@@ -82,19 +82,22 @@ def related(name: StreamId, values: str) -> StreamId:
     return StreamId(name.beamtime, unquote(channel), unquote(stream) or name.stream)
 
 
-def make_join(
-    stream: StreamId,
-    log: StreamLog,
-    *,
-    how: How = "step",
-    on: str = "time",
-    tolerance_s: float | None = None,
-    tolerance: int | None = None,
-    wait_s: float = 1.0,
-    prefix: str = "",
-    names: Collection[str] | None = None,
-) -> Join:
+class JoinOptions(TypedDict, total=False):
+    """How values come to frames; see :meth:`pipeline.Stream.join`."""
+
+    how: How
+    on: str
+    tolerance_s: float | None
+    tolerance: int | None
+    wait_s: float
+    prefix: str
+    names: Collection[str] | None
+
+
+def make_join(stream: StreamId, log: StreamLog, **options: Unpack[JoinOptions]) -> Join:
     """Return a join; see :meth:`pipeline.Stream.join`."""
+    on, names = options.get("on", "time"), options.get("names")
+    tolerance, tolerance_s = options.get("tolerance"), options.get("tolerance_s")
     wrong = "tolerance" if on == "time" else "tolerance_s"
     given = tolerance if on == "time" else tolerance_s
     if given is not None:
@@ -105,11 +108,11 @@ def make_join(
     return Join(
         stream=stream,
         log=log,
-        how=how,
+        how=options.get("how", "step"),
         on=on,
         tolerance=None if limit is None else round(limit * 1e9) if on == "time" else int(limit),
-        wait_s=wait_s,
-        prefix=prefix,
+        wait_s=options.get("wait_s", 1.0),
+        prefix=options.get("prefix", ""),
         names=None if names is None else frozenset(names),
     )
 

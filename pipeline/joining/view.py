@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar, Unpack
 
-from pipeline.joining.join import Join, Joiner
+from pipeline.joining.join import Join, Joiner, JoinOptions
 from pipeline.naming import StreamId
 from pipeline.reading.chunked import FrameChunks
 from pipeline.reading.expressions import Expression
@@ -44,7 +44,7 @@ class Readable(Protocol):
     def shared(  # noqa: D102
         self, group: str, *, timeout_s: float | None = 30.0, **options: Any
     ) -> Iterator[Any]: ...
-    def _join(self, values: Any, **options: Any) -> Join: ...
+    def _join(self, values: Any, **options: Unpack[JoinOptions]) -> Join: ...
 
 
 class JoinedIterator(Iterator[T]):
@@ -134,7 +134,7 @@ class JoinedStream:
         """Per joined stream: frames delivered without one or more of its values."""
         return {str(join.stream): join.missing for join in self.joins}
 
-    def join(self, values: Any, **options: Any) -> JoinedStream:
+    def join(self, values: Any, **options: Unpack[JoinOptions]) -> JoinedStream:
         """Join one more stream; as :meth:`pipeline.Stream.join`."""
         return JoinedStream(self.stream, [*self.joins, self.stream._join(values, **options)])
 
