@@ -62,6 +62,7 @@ if TYPE_CHECKING:
         WriterSupersededError,
     )
     from pipeline.frame import Module
+    from pipeline.joining.view import JoinedStream
     from pipeline.naming import StreamId
     from pipeline.publisher import Position, Publisher
     from pipeline.reading.account import Account
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from pipeline.session import Session, StreamSummary, connect
     from pipeline.sharing.delivery import Delivery
     from pipeline.stream import Stream
+    from pipeline.value_publisher import ValuePublisher
 
     __version__: str
 else:
@@ -105,6 +107,7 @@ _HOMES = {
     "ConnectorNotFoundError": "pipeline.connectors.errors",
     "Delivery": "pipeline.sharing.delivery",
     "Frame": "pipeline.reading.frame",
+    "JoinedStream": "pipeline.joining.view",
     "Module": "pipeline.frame",
     "Position": "pipeline.publisher",
     "Publisher": "pipeline.publisher",
@@ -113,6 +116,7 @@ _HOMES = {
     "Stream": "pipeline.stream",
     "StreamId": "pipeline.naming",
     "StreamSummary": "pipeline.session",
+    "ValuePublisher": "pipeline.value_publisher",
     "connect": "pipeline.session",
 }
 
@@ -142,6 +146,7 @@ __all__ = [
     "InvalidArgumentError",
     "InvalidFrameError",
     "InvalidNameError",
+    "JoinedStream",
     "Module",
     "NodeNotFoundError",
     "PipelineError",
@@ -171,6 +176,7 @@ __all__ = [
     "StreamTimeoutError",
     "TopicMissingError",
     "UnknownSchemaError",
+    "ValuePublisher",
     "WireError",
     "WriterActiveError",
     "WriterSupersededError",

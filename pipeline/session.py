@@ -35,6 +35,7 @@ from pipeline.reading.limits import check_number
 from pipeline.records import Start, State, StreamInfo
 from pipeline.services import Services
 from pipeline.stream import Stream
+from pipeline.value_publisher import ValuePublisher
 
 if TYPE_CHECKING:
     from pipeline.shared import Delivery
@@ -176,6 +177,43 @@ class Session:
             raise
         return out
 
+    def publish_values(
+        self,
+        beamtime: str,
+        channel: str,
+        stream: str,
+        *,
+        metadata: Mapping[str, AttributeValue] | None = None,
+        units: Mapping[str, str] | None = None,
+        tick_s: float | None = None,
+        settle_s: float = 0.2,
+        **options: Any,
+    ) -> ValuePublisher:
+        """Open a stream of named values over time: motor positions, ring current, scan points.
+
+        Parameters
+        ----------
+        channel:
+            What the values come from (``motors``); it stands where detectors have their name.
+        stream:
+            Named as the frames' stream, so that ``stream.join(channel)`` finds it.
+        units:
+            Unit of each value; kept as ``units`` in the metadata.
+        tick_s:
+            After so much silence the stream says that nothing has changed, so that frames need
+            not wait for values that are rare.  Only where times are those of this computer.
+        settle_s:
+            ... up to so long ago: values may be put so much later than their time.
+        options:
+            As for :meth:`publish` (``reopen``, ``durability``, ...); 16 values share a partition.
+
+        Blocks and raises as :meth:`publish`.
+        """
+        said = {**(metadata or {}), **({"units": dict(units)} if units else {})}
+        options = {"frames_per_chunk": 16, **options}
+        out = self.publish(beamtime, channel, stream, metadata=said, **options)
+        return ValuePublisher(out, tick_s=tick_s, settle_s=settle_s)
+
     def _keep(self, item: Publisher | Stream) -> None:
         """Remember what the session has to close, and forget what was closed: it holds buffers."""
         with self._lock:
@@ -197,6 +235,7 @@ class Session:
             name=name,
             read=self.settings.read,
             shared=self._shared,
+            opener=lambda other: self.stream(other.beamtime, other.detector, other.stream),
         )
         self._keep(opened)
         return opened

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,8 @@ import numpy.typing as npt
 from pipeline.config import ReadSettings
 from pipeline.errors import ClosedError, InvalidArgumentError, PipelineError
 from pipeline.frame import AttributeValue
+from pipeline.joining.join import Join, JoinOptions, make_join, related
+from pipeline.joining.view import JoinedStream
 from pipeline.naming import StreamId
 from pipeline.protocols import BlobStore, StreamLog
 from pipeline.reading.about import corrupt_numbers, read_attachment, settings_of
@@ -29,7 +31,7 @@ from pipeline.reading.lazy import FramePositions, lazy_array, lazy_blocks
 from pipeline.reading.limits import check_number, check_timeout
 from pipeline.reading.live import LiveTable
 from pipeline.reading.ordered import OrderedFrames
-from pipeline.reading.selecting import SelectedFrames
+from pipeline.reading.selecting import Beside, SelectedFrames
 from pipeline.reading.single import Newest, SingleReader
 from pipeline.reading.table import FrameTable, Rows
 from pipeline.records import Located, Segment, Start, State, StreamInfo
@@ -54,6 +56,8 @@ class Stream:
     shared:
         Makes the iterator of :meth:`shared`: called with the stream, ``group``, ``timeout_s`` and
         the options given there.
+    opener:
+        Opens another stream by its name, for :meth:`join`.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class Stream:
         name: StreamId,
         read: ReadSettings | None = None,
         shared: Callable[..., Iterator[Any]] | None = None,
+        opener: Callable[[StreamId], Stream] | None = None,
     ) -> None:
         read = read or ReadSettings()
         self.name = name
@@ -72,6 +77,7 @@ class Stream:
         self.origin = Origin(name, self.start.modules)
         self.fetcher = Fetcher(store, threads=read.threads, prefetch_nbytes=read.prefetch_nbytes)
         self._shared = shared
+        self._opener = opener
         self._single = SingleReader(log, self.fetcher, self.origin)
         self._newest = Newest(log, self._single, self.origin)
         self._newest_lock = threading.Lock()
@@ -236,6 +242,7 @@ class Stream:
         timeout_s: float | None = 30.0,
         min_modules: int | None = None,
         deadline_s: float | None = None,
+        beside: Beside | None = None,
     ) -> SelectedFrames:
         """Iterate over the frames that match, late ones included: see :mod:`.reading.expressions`.
 
@@ -244,7 +251,8 @@ class Stream:
 
         One module that matches selects its frame.  ``min_modules`` as in :meth:`ordered`; a frame
         that matches waits ``deadline_s`` for its other modules (default: until it is known that
-        they will not come); those given without all are in ``.incomplete``.
+        they will not come); those given without all are in ``.incomplete``.  ``beside`` has
+        attributes of other streams (see :meth:`join`).
         """
         if not isinstance(expression, Expression):
             expression = compile_expression(expression)
@@ -257,6 +265,7 @@ class Stream:
             follow=follow,
             timeout_s=check_timeout(timeout_s),
             deadline_s=check_timeout(deadline_s, "deadline_s"),
+            beside=beside,
         )
 
     def chunks(
@@ -277,6 +286,37 @@ class Stream:
             start, timeout_s=timeout_s, min_modules=min_modules, deadline_s=deadline_s
         )
         return FrameChunks(frames, count)
+
+    def join(self, values: str | Stream, **options: Unpack[JoinOptions]) -> JoinedStream:
+        """Return a view of the stream whose frames have the values of another one as attributes.
+
+        Parameters
+        ----------
+        values:
+            ``"motors"`` is the stream of that channel with the name of this one, in the same
+            beamtime; also ``"motors/run_7"``, ``"beamtime/motors/run_7"``, or a stream.  One
+            that is opened by name is closed with this stream.
+        options:
+            ``how``: ``step`` (the last value; default), ``linear``, ``nearest`` or ``exact``.
+            ``on``: ``time`` (default), ``number``, or an attribute that both have, such as
+            ``trigger``; a frame without it stands at its number.  ``tolerance_s``, ``tolerance``:
+            how far off a value may be, in seconds or in steps of the index.  ``wait_s``: how long
+            a frame waits, since it could be read, for values that may still come (1 s).
+            ``prefix``: before the names of the values.  ``names``: take these only.
+
+        A value that is not known is no attribute.  Blocks until the other stream was found; raises
+        StreamNotFoundError if there is none, InvalidArgumentError.
+        """
+        return JoinedStream(self, [self._join(values, **options)])
+
+    def _join(self, values: str | Stream, **options: Unpack[JoinOptions]) -> Join:
+        self._log()
+        if not isinstance(values, Stream):
+            if self._opener is None:
+                raise PipelineError(f"{self.name}: other streams cannot be opened by name here")
+            values = self._opener(related(self.name, values))
+            self._open.add(values)
+        return make_join(values.name, values.log, **options)
 
     # -- all of it --------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.bench.connecting import CONNECT_ROWS, connected
 from pipeline.bench.ground import Ground, prepared
 from pipeline.bench.instruments import INSTRUMENTS, whole
+from pipeline.bench.joining import joined
 from pipeline.bench.lookup import at_random, selecting
 from pipeline.bench.rates import flat_out, latency, sustained
 from pipeline.bench.resources import memory, publisher_cpu
@@ -37,6 +38,8 @@ ROWS: Mapping[str, Measure] = {
     "random.1e6": at_random,
     "random.1e7": at_random,
     "select.1e6": selecting,
+    "join.64KiB.six": joined,
+    "join.1200kB.six": joined,
     "cpu.publisher.1200kB": publisher_cpu,
     "memory.publisher": memory,
     "memory.reader": memory,

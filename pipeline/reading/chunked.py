@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Self
+from typing import Protocol, Self
 
 from pipeline.reading.frame import Frame
-from pipeline.reading.ordered import OrderedFrames
+
+
+class OrderedLike(Protocol):
+    """Frames in order, and what is known of those that are not among them."""
+
+    @property
+    def missing(self) -> list[list[int]]: ...  # noqa: D102 -- as OrderedFrames
+    @property
+    def late(self) -> list[list[int]]: ...  # noqa: D102 -- as OrderedFrames
+    @property
+    def incomplete(self) -> list[list[int]]: ...  # noqa: D102 -- as OrderedFrames
+    def __iter__(self) -> Iterator[Frame]: ...
+    def __next__(self) -> Frame: ...
+    def close(self) -> None: ...  # noqa: D102 -- as OrderedFrames
 
 
 class FrameChunks(Iterator[list[Frame]]):
@@ -15,19 +28,19 @@ class FrameChunks(Iterator[list[Frame]]):
     Can be resumed after StreamTimeoutError: what had come by then is in the next chunk.
     """
 
-    def __init__(self, frames: OrderedFrames, count: int) -> None:
+    def __init__(self, frames: OrderedLike, count: int) -> None:
         self.frames = frames
         self._count = count
         self._chunk: list[Frame] = []
 
     @property
     def missing(self) -> list[list[int]]:
-        """As :attr:`OrderedFrames.missing`."""
+        """As :attr:`.ordered.OrderedFrames.missing`."""
         return self.frames.missing
 
     @property
     def late(self) -> list[list[int]]:
-        """As :attr:`OrderedFrames.late`."""
+        """As :attr:`.ordered.OrderedFrames.late`."""
         return self.frames.late
 
     @property

@@ -142,6 +142,7 @@ class FrameFeed(Iterator[Frame]):
                     slice(first, last + 1),
                     functools.partial(self._live.reload, located),
                 )
+                block.appended_ms = located.timestamp_ms
                 self._uses[block] = uses
                 if self._window is not None:
                     self._window.add(number, block)

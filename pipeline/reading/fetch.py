@@ -5,13 +5,14 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 from pipeline.codecs.checksum import crc32c
 from pipeline.errors import ChecksumError, ClosedError
-from pipeline.frame import Module
+from pipeline.frame import AttributeValue, Module
 from pipeline.naming import StreamId
 from pipeline.protocols import BlobStore
 from pipeline.records import Segment
@@ -34,6 +35,14 @@ class Origin:
     least: int | None = None
 
 
+class Beside(Protocol):
+    """Attributes that rows of a segment have from elsewhere."""
+
+    def row(self, row: int) -> Mapping[str, AttributeValue]:
+        """Return a row's attributes."""
+        ...
+
+
 class Block:
     """The payloads of a segment, or of some of its rows: read once, shared by the frames.
 
@@ -49,6 +58,8 @@ class Block:
         "_future",
         "_lock",
         "_reload",
+        "appended_ms",
+        "joined",
         "origin",
         "segment",
     )
@@ -63,6 +74,10 @@ class Block:
     ) -> None:
         self.segment = segment
         self.origin = origin
+        #: When its record was appended, by the broker's clock; 0 where nobody has said so.
+        self.appended_ms = 0
+        #: What other streams say about the rows.
+        self.joined: Beside | None = None
         self._reload = reload
         self._fetcher = fetcher
         self._lock = threading.Lock()

@@ -89,8 +89,10 @@ class Frame:
     def attributes(self) -> Mapping[str, AttributeValue]:
         """What the detector and the experiment say about this frame."""
         if self._attributes is None:
-            segment = self._block.segment
-            self._attributes = unpack_row(segment.columns, segment.extra, self._row)
+            block = self._block
+            own = unpack_row(block.segment.columns, block.segment.extra, self._row)
+            joined = block.joined
+            self._attributes = own if joined is None else {**joined.row(self._row), **own}
         return self._attributes
 
     @property

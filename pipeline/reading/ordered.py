@@ -140,6 +140,7 @@ class OrderedFrames(Iterator[Frame]):
                 continue
             if isinstance(value, Segment):
                 block = self._fetcher.open(value, self._origin)
+                block.appended_ms = located.timestamp_ms
                 if self._ordering.add(located, block):
                     self._window.add(int(value.numbers[0]), block)
                     self._inline_nbytes += len(value.inline)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 
 from pipeline.errors import ExpressionError, StreamTimeoutError
 from pipeline.protocols import StreamLog
-from pipeline.reading.expressions import Expression
+from pipeline.reading.expressions import Columns, Expression
 from pipeline.reading.feed import FrameFeed
 from pipeline.reading.fetch import Fetcher, Origin
 from pipeline.reading.frame import Frame
@@ -18,6 +18,14 @@ from pipeline.reading.live import LiveTable
 from pipeline.reading.ordered import CATCH_UP_S, IDLE_S
 from pipeline.reading.ranges import Ranges
 from pipeline.reading.table import Rows
+
+
+class Beside(Protocol):
+    """Attributes that come from elsewhere."""
+
+    def may_have(self, name: str) -> bool: ...  # noqa: D102 -- whether it is one of them
+    def names(self) -> list[str]: ...  # noqa: D102 -- those that are known
+    def view(self, own: Columns) -> Columns: ...  # noqa: D102 -- rows with what they have beside
 
 
 class SelectedFrames(Iterator[Frame]):
@@ -38,7 +46,9 @@ class SelectedFrames(Iterator[Frame]):
         follow: bool,
         timeout_s: float | None,
         deadline_s: float | None = None,
+        beside: Beside | None = None,
     ) -> None:
+        self._beside = beside
         self._deadline_s = deadline_s
         self._incomplete = Ranges()
         #: When frames that match and lack modules were first seen; what was past its deadline, and
@@ -151,10 +161,10 @@ class SelectedFrames(Iterator[Frame]):
     def _backlog(self) -> Rows:
         """Everything there is so far, merged and in order."""
         table = self._live.table
+        mask = self._expression.mask(self._view(0))
         if len(table):
             self._check_names()
         rows = table.merged().rows
-        mask = self._expression.mask(table.view())
         numbers = table.numbers
         if self._modules == 1 and not self._origin.modules:
             rows = rows[mask[rows]]
@@ -184,12 +194,21 @@ class SelectedFrames(Iterator[Frame]):
                 self._matched.add(number)
         return np.array(kept, np.intp)
 
+    def _view(self, begin: int) -> Columns:
+        own = self._live.table.view(begin)
+        return own if self._beside is None else self._beside.view(own)
+
     def _check_names(self) -> None:
-        table = self._live.table
-        unknown = [name for name in self._expression.names if not table.has_name(name)]
+        table, beside = self._live.table, self._beside
+        unknown = [
+            name
+            for name in self._expression.names
+            if not table.has_name(name) and not (beside is not None and beside.may_have(name))
+        ]
         if unknown:
             try:
-                self._expression.check_names(table.names())
+                beside_names = beside.names() if beside is not None else []
+                self._expression.check_names([*table.names(), *beside_names])
             except ExpressionError:
                 self._over = True
                 raise
@@ -199,7 +218,7 @@ class SelectedFrames(Iterator[Frame]):
         table, begin = self._live.table, self._examined
         if begin == len(table):
             return np.empty(0, np.intp)
-        mask = self._expression.mask(table.view(begin))
+        mask = self._expression.mask(self._view(begin))
         if self._origin.modules:
             return self._joined(begin, mask.tolist())
         found = (np.flatnonzero(mask) + begin).tolist()

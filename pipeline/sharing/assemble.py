@@ -82,6 +82,7 @@ class Assembler:
         self._floors.observe(located)
         if isinstance(value, Segment) and taken is not None:
             block, selected = self._open(value)
+            block.appended_ms = located.timestamp_ms
             for row, number in enumerate(value.numbers.tolist()):
                 if taken.done[row]:
                     self._given.add(number, number)
