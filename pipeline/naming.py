@@ -167,6 +167,17 @@ class Names:
         """Return the topic of what a group has given up."""
         return self._join("group", group, beamtime, detector, group, "dlq")
 
+    def turns(self, beamtime: str, group: str) -> str:
+        """Return the topic, and the Kafka group, that split streams among ordered readers.
+
+        No name of a detector's topic, which has a dot less, nor of a group's, which have one more.
+        """
+        check_name("beamtime", beamtime)
+        check_name("group", group)
+        return self._limit(
+            "group", group, f"{self.prefix}.{escape(beamtime)}.{escape(group)}.turns"
+        )
+
     def group(self, beamtime: str, group: str, stream_key: bytes) -> str:
         """Return the Kafka group id of (group, stream): progress belongs to both."""
         check_name("group", group)
