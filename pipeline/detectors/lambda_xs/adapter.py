@@ -73,6 +73,8 @@ class LambdaAdapter:
         if ports and modules:
             raise InvalidArgumentError("modules", "give either --ports or --modules")
         self.others_wait_s = others_wait_s
+        if watch and (ports or modules):
+            raise InvalidArgumentError("ports", "files are of all modules: --watch takes no others")
         self._device = Device(endpoint, timeout_s=2.0) if endpoint else None
         self._source: LiveSource | NxsFiles
         if self._device is not None:

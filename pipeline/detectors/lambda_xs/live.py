@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.detectors.lambda_xs.liverun import LiveRun
 from pipeline.detectors.lambda_xs.wire import (
     DTYPES,
     STATUS,
     Head,
     HeaderParser,
-    Unwrapper,
     bytes4,
     encoding_of,
 )
@@ -36,35 +36,10 @@ _SETTLE_S = 1.0
 _NEARLY = 0.95
 #: Reasons of damaged messages that are told by name; past it they are only counted.
 _MAX_TOLD = 20
-#: The frame time tells of more than 256 lost frames only after so many of them.
-_SURE_FRAMES = 200.0
-
-
-@dataclass(slots=True, eq=False)
-class _Run:
-    """The run that goes on."""
-
-    key: str
-    setup: Setup
-    begun_s: float
-    touched_s: float
-    numbers: dict[tuple[int, int], Unwrapper] = field(default_factory=dict)
-    heard_s: dict[tuple[int, int], float] = field(default_factory=dict)
-    #: Index of each port among those of the stream.
-    places: tuple[int, ...] = ()
-    bad: int = 0
-    complete: set[tuple[int, int]] = field(default_factory=set)
-
-    @property
-    def highest(self) -> int:
-        """The highest number of any port, -1 before the first."""
-        known = [u.last for u in self.numbers.values() if u.last is not None]
-        return max(known, default=-1)
-
-    @property
-    def repeated(self) -> int:
-        """How many sub-images came again."""
-        return sum(unwrapper.repeated for unwrapper in self.numbers.values())
+#: Messages that are taken at once; fewer have emptied the queue.
+_AT_ONCE = 100
+#: Who comes back so soon has let nothing wait.
+_SOON_S = 0.01
 
 
 class LiveSource:
@@ -117,11 +92,13 @@ class LiveSource:
         self._queue, self._poll_every_s, self._lost_after_s = queue, poll_every_s, lost_after_s
         self._clock = clock
         self._ports: list[Port] = []
-        self._run: _Run | None = None
+        self._run: LiveRun | None = None
         self._receiver: Receiver | None = None
         self._status = ""
         self._heard_s = clock()
         self._asked_s = -poll_every_s
+        #: When the messages at hand came; whether they did not wait before.
+        self._came_s, self._is_fresh = clock(), True
         self._joined_late = False
 
     # -- the adapter ----------------------------------------------------------------------------
@@ -134,8 +111,13 @@ class LiveSource:
         self._joined_late = self._status == "busy"
         receiver = Receiver([port.address for port in self._ports], kind="sub", queue=self._queue)
         self._receiver = receiver
+        empty_s = self._clock()
         while True:
-            messages = receiver.receive(min(poll_s, self._poll_every_s))
+            asked_s = self._clock()
+            messages = receiver.receive(min(poll_s, self._poll_every_s), limit=_AT_ONCE)
+            self._came_s = self._clock()
+            self._is_fresh = asked_s - empty_s < _SOON_S
+            empty_s = self._came_s if len(messages) < _AT_ONCE else -math.inf
             for index, parts in messages:
                 yield from self._message(index, parts)
             if self._clock() - self._asked_s >= self._poll_every_s:
@@ -203,15 +185,17 @@ class LiveSource:
 
     def _look(self, *, first: bool = False) -> None:
         """Ask the server how it is; what it cannot answer is asked again later."""
-        self._asked_s, self._asked_ns = self._clock(), time.time_ns()
+        before, self._asked_s, self._asked_ns = self._status, self._clock(), time.time_ns()
         try:
             self._status = self._xspd.status()
         except SourceError as error:
             if first:
                 raise
+            log.log(logging.DEBUG if self._status == "away" else logging.WARNING, "%s", error)
             self._status = "away"
-            log.warning("%s", error)
             return
+        if before == "away":
+            log.warning("%s answers again", self._xspd.device.endpoint)
         self._heard_s = self._asked_s
         self._spent &= self._status == "busy"
 
@@ -232,7 +216,7 @@ class LiveSource:
         shared = self._shared and (whole or not late)
         ports = self._all if shared else self._ports
         places = self._chosen if shared else tuple(range(len(ports)))
-        run = self._run = _Run(f"run {time.time_ns()}", setup, now_s, now_s, places=places)
+        run = self._run = LiveRun(f"run {time.time_ns()}", setup, now_s, now_s, places=places)
         told: dict[str, AttributeValue] = {
             **setup.metadata,
             "ports": [port.ref for port in ports],
@@ -271,7 +255,7 @@ class LiveSource:
             for counter in range(setup.counters)
         )
 
-    def _over(self, run: _Run, state: State, expected: int | None) -> Iterator[AdapterEvent]:
+    def _over(self, run: LiveRun, state: State, expected: int | None) -> Iterator[AdapterEvent]:
         self._run, self._spent = None, self._status == "busy"
         self._after_ns = time.time_ns() - round((self._clock() - run.touched_s) * 1e9)
         # of a stream that is shared each process tells its own
@@ -295,7 +279,7 @@ class LiveSource:
         elif self.idle_end_s is not None and quiet_s >= self.idle_end_s:
             yield from self._over(run, "timeout", None)
 
-    def _verdict(self, run: _Run) -> tuple[State, int | None]:
+    def _verdict(self, run: LiveRun) -> tuple[State, int | None]:
         """Say how a run ended of which not every frame came: by itself, or stopped."""
         wanted, period_s = run.setup.n_frames, run.setup.period_s
         if wanted is None or run.highest + 1 >= wanted:
@@ -333,7 +317,7 @@ class LiveSource:
         if wanted is not None and len(run.complete) == len(self._ports) * run.setup.counters:
             yield from self._over(run, "complete", wanted)
 
-    def _began_anew(self, run: _Run, index: int, head: Head) -> bool:
+    def _began_anew(self, run: LiveRun, index: int, head: Head) -> bool:
         """Tell whether a number 0 is that of a new run, begun before anybody asked the server.
 
         It would come after so many lost frames that there was no time to make them.
@@ -348,20 +332,18 @@ class LiveSource:
         ahead = (head.number - last) % head.wrap
         if ahead <= 1 or period_s is None or not run.setup.free_running:
             return False
-        return (self._clock() - since_s) / period_s < ahead / 2
+        return (self._came_s - since_s) / period_s < ahead / 2
 
     def _frame(
-        self, run: _Run, index: int, head: Head | None, parts: list[memoryview]
+        self, run: LiveRun, index: int, head: Head | None, parts: list[memoryview]
     ) -> SourceFrame | None:
         """Return the frame of a message; None for one that came before or has no pixels."""
         if head is None:
             raise InvalidFrameError("message", f"{len(parts)} parts that cannot be read")
         if head.counter >= run.setup.counters:
             raise InvalidFrameError("counter", f"{head.counter} of {run.setup.counters}")
-        port, key, now_s = self._ports[index], (index, head.counter), self._clock()
-        unwrapper = run.numbers.setdefault(key, Unwrapper())
-        number = unwrapper.whole(head, passed=self._passed(run, key, now_s))
-        run.heard_s[key] = now_s
+        port, key = self._ports[index], (index, head.counter)
+        number = run.number(key, head, self._came_s, fresh=self._is_fresh)
         if number is None:
             return None
         if run.setup.n_frames is not None and number >= run.setup.n_frames - 1:
@@ -387,11 +369,3 @@ class LiveSource:
         )
         source = f"frame {number} of {port.ref}"
         return SourceFrame(series=run.key, header=header, payload=parts[2], source=source)
-
-    def _passed(self, run: _Run, key: tuple[int, int], now_s: float) -> float:
-        """Return how many frames were made since the last message, where the clock can tell."""
-        since_s, period_s = run.heard_s.get(key), run.setup.period_s
-        if since_s is None or period_s is None or not run.setup.free_running:
-            return 0.0
-        passed = (now_s - since_s) / period_s
-        return passed if passed >= _SURE_FRAMES else 0.0
