@@ -87,7 +87,7 @@ class Session:
         rate_hz: float | None = None,
         metadata: Mapping[str, AttributeValue] | None = None,
         modules: Sequence[Module] = (),
-        module: int | None = None,
+        module: int | Sequence[int] | None = None,
         expected: int | None = None,
         frames_per_chunk: int | None = None,
         frame_nbytes: int | None = None,
@@ -110,7 +110,7 @@ class Session:
         modules:
             The detector's modules; empty for a detector that is one image.
         module:
-            Write this module only; others have writers of their own.
+            Write this module, or these, only; others have writers of their own.
         expected:
             How many frames the source will make, if it knows.
         frames_per_chunk:
@@ -139,7 +139,8 @@ class Session:
             expected = check_number("expected", expected)
         if rate_hz is not None and not (isinstance(rate_hz, (int, float)) and 0 < rate_hz < 1e9):
             raise InvalidArgumentError("rate_hz", f"{rate_hz!r} is not a rate")
-        _check_modules(modules, module)
+        written = (module,) if isinstance(module, int) else tuple(module or ())
+        _check_modules(modules, written)
         name = StreamId(beamtime, detector, stream)
         self._services.names.bucket(beamtime)  # names that cannot be stored fail before anything
         self._services.names.topic(beamtime, detector)
@@ -165,7 +166,7 @@ class Session:
             self._services,
             start,
             config.with_publish(self.settings, **changes).publish,
-            modules=None if module is None else (module,),
+            modules=written or None,
             claiming=Claiming(reopen=reopen, takeover=takeover, instance=instance),
             role=role,
             frame_nbytes=frame_nbytes,
@@ -421,15 +422,16 @@ class Session:
         self.close()
 
 
-def _check_modules(modules: Sequence[Module], module: int | None) -> None:
+def _check_modules(modules: Sequence[Module], written: Sequence[int]) -> None:
     """Refuse modules that no reader could take for some."""
     if not all(isinstance(m, Module) for m in modules):
         raise InvalidArgumentError("modules", "must be a sequence of pipeline.Module")
     indices = [m.index for m in modules]
     if len(set(indices)) != len(indices) or any(not 0 <= i < 2**15 for i in indices):
         raise InvalidArgumentError("modules", f"indices {indices}: each once, 0 to 32767")
-    if module is not None and module not in (indices or [0]):
-        raise InvalidArgumentError("module", f"{module!r} is not one of {indices or [0]}")
+    for module in written:
+        if module not in (indices or [0]):
+            raise InvalidArgumentError("module", f"{module!r} is not one of {indices or [0]}")
 
 
 def connect(store: str | None = None, *, settings: Settings | None = None) -> Session:

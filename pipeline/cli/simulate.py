@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from importlib.metadata import EntryPoint
 from typing import Any
 
 import click
 
 from pipeline.cli import plugins
+from pipeline.cli.groups import FailedError
 from pipeline.cli.output import json_option, print_json, progress_bar
 from pipeline.cli.signals import stopping
 
@@ -26,6 +28,23 @@ def _build(point: EntryPoint) -> click.Command:
 
 
 def _run(plugin: Any, settings: dict[str, Any], *, as_json: bool) -> None:
+    import zmq  # most simulators have loaded it anyway
+
+    try:
+        _simulate(plugin, settings, as_json=as_json)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise FailedError(f"{where}{error.strerror or error}{_hint(error.errno)}") from error
+    except zmq.ZMQError as error:
+        raise FailedError(f"{error}{_hint(error.errno)}") from error
+
+
+def _hint(number: int | None) -> str:
+    taken = number == errno.EADDRINUSE
+    return " (another program has the port: choose one with --port or its like)" if taken else ""
+
+
+def _simulate(plugin: Any, settings: dict[str, Any], *, as_json: bool) -> None:
     simulator = plugin(**settings)
     wanted = getattr(simulator, "frames", 0)
     made = 0
