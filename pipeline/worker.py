@@ -81,6 +81,7 @@ def run_worker(
     where: str | None = None,
     min_modules: int | None = None,
     deadline_s: float | None = None,
+    chunk: int = 0,
     timeout_s: float | None = None,
     idle_exit_s: float | None = None,
     wait_s: float | None = 0.0,
@@ -115,6 +116,10 @@ def run_worker(
         skipped without being read.
     min_modules, deadline_s:
         Of a detector with modules: how many are enough, and how long a frame waits for the others.
+    chunk:
+        Call the function with lists of so many frames, in frame order; the last of a stream may be
+        shorter.  One worker of the group reads a stream then, and its processes get the chunks.
+        One result goes under the first frame's number, a list of results under each.
     timeout_s:
         Silence after which to fail; None waits for the stream's end, however long.
     idle_exit_s:
@@ -154,6 +159,8 @@ def run_worker(
     if not has_wildcards(stream):
         StreamId.parse(stream)
     found = load(function)
+    if chunk and (start != "start" or where or min_modules or deadline_s or state):
+        raise InvalidArgumentError("chunk", "goes with none of start, where, modules and state")
     options: dict[str, Any] = {"start": start} if state is None else {"state": state}
     options |= {"where": where, "min_modules": min_modules, "deadline_s": deadline_s}
     options["keep_filtered"] = bool(where and outs)
@@ -164,6 +171,7 @@ def run_worker(
         max_attempts=max_attempts,
         timeout_s=timeout_s,
         frame_limit_s=frame_limit_s,
+        chunk=chunk,
         options=options,
     )
     with connect(store, settings=settings) as session, _signals(stop) as stopping:
@@ -372,7 +380,7 @@ class _Runner:
         self._active_s = time.monotonic()
         parcel = pack([delivery.frame for call in calls for delivery in call])
         sizes = [len(call) for call in calls]
-        self._pool.give(worker, Batch(work, calls), parcel, sizes, lists=False)
+        self._pool.give(worker, Batch(work, calls), parcel, sizes, lists=work.in_chunks)
 
     def _take_back(self, found: tuple[Batch, Answer] | Lost) -> None:
         if isinstance(found, tuple):

@@ -54,6 +54,12 @@ if TYPE_CHECKING:
     " without being read.",
 )
 @click.option(
+    "--chunk",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Call FUNCTION with lists of N frames, in frame order.  [default: with one frame]",
+)
+@click.option(
     "--min-modules",
     type=click.IntRange(min=1),
     metavar="N",
@@ -114,6 +120,7 @@ def command(
     outs: tuple[str, ...],
     start: str,
     where: str | None,
+    chunk: int | None,
     min_modules: int | None,
     deadline_s: float | None,
     frame_limit_s: float | None,
@@ -152,6 +159,7 @@ def command(
             out=outs,
             start=start,
             where=where,
+            chunk=chunk or 0,
             min_modules=min_modules,
             deadline_s=deadline_s,
             timeout_s=timeout_s,

@@ -67,6 +67,17 @@ class OrderedDelivery:
             self._settled = True
             self._reading.acknowledge(self.frame.number)
 
+    def skip(self) -> None:
+        """Say that a later frame's ``ack`` is this one's, too; returns at once."""
+        if not self._settled:
+            self._settled = True
+            self._reading.skipped()
+
+    @property
+    def valid(self) -> bool:
+        """Whether the stream is still this member's, so that ``ack`` has an effect."""
+        return not self._reading.turn.void
+
     def __repr__(self) -> str:
         return f"OrderedDelivery({self.frame!r})"
 
@@ -110,14 +121,19 @@ class _Reading:
     def acknowledge(self, number: int) -> None:
         """See :meth:`OrderedDelivery.ack`."""
         turn = self.turn
+        self.skipped()
         with self._turns.changed:
-            turn.in_hand -= 1
-            self._turns.changed.notify_all()
             if turn.void or number < self.acked:
                 return
             self.acked = number
             turn.next[self._key] = number + 1
         self._turns.commit(turn)
+
+    def skipped(self) -> None:
+        """See :meth:`OrderedDelivery.skip`."""
+        with self._turns.changed:
+            self.turn.in_hand -= 1
+            self._turns.changed.notify_all()
 
     @property
     def next(self) -> int | None:
@@ -196,6 +212,15 @@ class FollowedFrames(Iterator[OrderedDelivery]):
     def streams(self) -> list[StreamId]:
         """The streams that this member reads now."""
         return [reading.stream.name for reading in self._readings.values()]
+
+    def has_finished(self, stream_key: bytes) -> bool:
+        """Whether the group has finished a stream, as far as this member knows."""
+        return stream_key in self._finished
+
+    def is_read(self, stream_key: bytes) -> bool:
+        """Whether this member reads a stream and has handed out all its frames."""
+        reading = self._readings.get(stream_key)
+        return reading is not None and reading.over
 
     @property
     def missing(self) -> dict[StreamId, list[list[int]]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 
 from pipeline.errors import PipelineError
 from pipeline.kafka import groups
@@ -29,10 +30,21 @@ class GroupFloors:
     """Sends marks with the group's floor to the derived stream; any member may, several do no harm.
 
     In a thread of its own, from the start to ``close``: a broker that is away is waited for.
+    ``known``: tells the floor, where this member alone has all frames; else it is found out from
+    the group's offsets.
     """
 
-    def __init__(self, services: Services, source: Stream, out: Publisher, *, group: str) -> None:
+    def __init__(
+        self,
+        services: Services,
+        source: Stream,
+        out: Publisher,
+        *,
+        group: str,
+        known: Callable[[], int] | None = None,
+    ) -> None:
         self._services = services
+        self._known = known
         self._source = source
         self._out = out
         begun, names = source.start, services.names
@@ -55,7 +67,7 @@ class GroupFloors:
 
     def _look(self) -> None:
         """Send the floor if it has risen."""
-        floor = self._floor()
+        floor = self._floor() if self._known is None else self._known()
         if floor > self._sent and not self._stop.is_set():
             self._send(floor)
             self._sent = floor

@@ -33,6 +33,7 @@ class Given:
 
     work: Any
     frames: int
+    calls: int
     begun_s: float | None = None
 
 
@@ -170,7 +171,7 @@ class Pool:
         number = next(self._orders)
         running = sum(given.begun_s is not None for given in worker.given.values())
         begun_s = time.monotonic() if running < self._job.threads else None
-        worker.given[number] = Given(work, sum(sizes), begun_s)
+        worker.given[number] = Given(work, sum(sizes), len(sizes), begun_s)
         order = Order(number, parcel, list(sizes), lists)
         assert worker.pipe is not None
         try:
@@ -241,7 +242,7 @@ class Pool:
         worker.crashes += 1
         pause_s = self._later(worker)
         begun = [g for g in given if g.begun_s is not None]
-        if guilty is None and len(begun) == 1 and begun[0].frames == 1:
+        if guilty is None and len(begun) == 1 and begun[0].calls == 1:
             guilty = begun[0]
         log.error(
             "process %d with %d frames in hand: %s; started again in %.1f s",
@@ -263,7 +264,7 @@ class Pool:
                 if given.begun_s is None or now - given.begun_s <= self._limit_s:
                     continue
                 worker.process.kill()
-                alone = given if given.frames == 1 else None
+                alone = given if given.calls == 1 else None
                 yield self._gone(worker, f"it took longer than {self._limit_s:g} s", alone)
                 break
 

@@ -80,11 +80,13 @@ class Results:
         group: str,
         member: str,
         code: str,
+        known_floor: Callable[[], int] | None = None,
     ) -> None:
         self._session = session
         self._source = source
         self._group = group
         self._code = code
+        self._known_floor = known_floor
         self._member = member
         self.name = StreamId(source.name.beamtime, detector, source.name.stream)
         self._skipped: list[Answer] = []
@@ -109,7 +111,9 @@ class Results:
                 threading.Event().wait(0.1)
         self._check_lineage()
         services = self._session.services
-        self._floors = GroupFloors(services, self._source, self._out, group=self._group)
+        self._floors = GroupFloors(
+            services, self._source, self._out, group=self._group, known=self._known_floor
+        )
 
     def _publish(self) -> Publisher:
         return self._session.publish(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -11,8 +12,10 @@ from typing import Any
 
 from pipeline.errors import InvalidFrameError, StreamTimeoutError
 from pipeline.publishing.claims import holder
+from pipeline.records import NO_FLOOR
 from pipeline.session import Session
 from pipeline.shared import Delivery, SharedFrames
+from pipeline.sharing.chunked import ChunkedShare
 from pipeline.stream import Stream
 from pipeline.workers.child import Answer, Failure
 from pipeline.workers.function import Result
@@ -64,6 +67,8 @@ class Plan:
     max_attempts: int = 3
     timeout_s: float | None = None
     frame_limit_s: float | None = None
+    #: Frames that a call gets as a list, in order; 0: one frame, in any order.
+    chunk: int = 0
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -91,11 +96,27 @@ class Work:
         self._results = [self._derived(session, out) for out in plan.outs]
         for results in self._results:
             results.open()
-        frames = stream.shared(
-            plan.group, timeout_s=plan.timeout_s, ahead=False, wake=wake, **plan.options
+        self._frames = self._join(session, wake)
+
+    def _join(self, session: Session, wake: Callable[[], None]) -> SharedFrames | ChunkedShare:
+        plan, stream = self._plan, self.stream
+        if not plan.chunk:
+            frames = stream.shared(
+                plan.group, timeout_s=plan.timeout_s, ahead=False, wake=wake, **plan.options
+            )
+            assert isinstance(frames, SharedFrames)
+            return frames
+        name = "/".join(map(glob.escape, str(stream.name).split("/")))
+        turns = session.follow_ordered(plan.group, name, timeout_s=None)
+        share = ChunkedShare(
+            session.services, stream, turns, group=plan.group, count=plan.chunk, wake=wake
         )
-        assert isinstance(frames, SharedFrames)
-        self._frames = frames
+        try:
+            share.open()
+        except BaseException:
+            share.close()
+            raise
+        return share
 
     def _derived(self, session: Session, detector: str) -> Results:
         return Results(
@@ -105,7 +126,13 @@ class Work:
             group=self._plan.group,
             member=f"{holder()}:{os.urandom(4).hex()}",
             code=self._plan.code,
+            known_floor=self._floor if self._plan.chunk else None,
         )
+
+    def _floor(self) -> int:
+        """Return below which number all frames are done, of a stream that is read in order."""
+        frames = getattr(self, "_frames", None)
+        return frames.floor if isinstance(frames, ChunkedShare) else NO_FLOOR
 
     # -- taking -----------------------------------------------------------------------------------
 
@@ -117,9 +144,13 @@ class Work:
         if self.again:
             calls, self.again = self.again[:limit], self.again[limit:]
             return calls
-        calls = [[delivery] for delivery in self._frames.ready(limit)]
-        self.counts.frames += len(calls)
-        self.in_hand += len(calls)
+        if isinstance(self._frames, ChunkedShare):
+            calls = self._frames.ready(max(1, limit // self._plan.chunk))
+        else:
+            calls = [[delivery] for delivery in self._frames.ready(limit)]
+        frames = sum(map(len, calls))
+        self.counts.frames += frames
+        self.in_hand += frames
         limit_s = self._plan.timeout_s
         if not (calls or self.in_hand) and limit_s is not None and self.silent_s > limit_s:
             raise StreamTimeoutError(self.stream.name, limit_s)
@@ -200,7 +231,9 @@ class Work:
         """Acknowledge what is safe by now; say what the selection left out."""
         for results in self._results:
             results.settle()
-        filtered = self._frames.take_filtered() if self._results else None
+        if not self._results or isinstance(self._frames, ChunkedShare):
+            return
+        filtered = self._frames.take_filtered()
         if filtered is not None:
             for results in self._results:
                 results.skip(filtered.numbers.tolist())
@@ -230,6 +263,11 @@ class Work:
         for results in self._results:
             results.abandon()
         self.stream.close()
+
+    @property
+    def in_chunks(self) -> bool:
+        """Whether each call gets a list of frames."""
+        return self._plan.chunk > 0
 
     @property
     def label(self) -> str:

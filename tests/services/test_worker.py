@@ -235,6 +235,51 @@ def test_what_a_worker_does_not_select_is_skipped_in_its_results(
     assert account["complete"]
 
 
+def test_chunks_come_in_order_and_the_last_one_is_shorter(
+    session: Session, beamtime: str, source: str
+) -> None:
+    report = work(worker_functions.chunk_mean, source, out="means", chunk=25, processes=2)
+    assert (report.frames, report.results, report.skipped) == (FRAMES, 3, FRAMES - 3)
+    means = session.stream(beamtime, "means", "s")
+    found = [dict(frame.attributes) for frame in means.ordered(timeout_s=LIMIT_S)]
+    assert [(f["first"], f["last"], f["of"]) for f in found] == [
+        (0, 24, 25),
+        (25, 49, 25),
+        (50, 59, 10),
+    ]
+    assert means.account()["complete"]
+    assert work(worker_functions.chunk_mean, source, out="means", chunk=25).frames == 0
+
+
+def test_each_frame_of_a_chunk_may_have_a_result_and_a_stopped_worker_goes_on_between_chunks(
+    session: Session, beamtime: str, source: str
+) -> None:
+    stop = threading.Event()
+    first = work(
+        worker_functions.each_of_chunk,
+        source,
+        out="each",
+        chunk=7,
+        stop=stop,
+        progress=lambda report: stop.set() if report.results else None,
+    )
+    second = work(worker_functions.each_of_chunk, source, out="each", chunk=7)
+    assert first.frames % 7 == 0 or first.frames == FRAMES
+    assert first.frames + second.frames == FRAMES
+    each = session.stream(beamtime, "each", "s")
+    assert [f.attributes["of"] for f in each.ordered(timeout_s=LIMIT_S)] == [7] * 56 + [4] * 4
+
+
+def test_a_chunk_that_fails_is_tried_again_and_its_frames_are_given_up_one_by_one(
+    session: Session, beamtime: str, source: str
+) -> None:
+    report = work(worker_functions.nonsense, source, out="none", chunk=30, max_attempts=2)
+    assert (report.rejected, report.retried) == (FRAMES, FRAMES)
+    assert sorted(letter.number for letter in _dead_letters(session, beamtime)) == list(
+        range(FRAMES)
+    )
+
+
 def test_a_frame_that_takes_too_long_is_tried_again_and_its_process_replaced(
     session: Session, beamtime: str, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

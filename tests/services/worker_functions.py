@@ -84,6 +84,15 @@ def hangs_on_three(frame):
     return {"fine": True}
 
 
+def chunk_mean(frames):
+    numbers = [frame.number for frame in frames]
+    return {"first": numbers[0], "last": numbers[-1], "of": len(numbers)}
+
+
+def each_of_chunk(frames):
+    return [{"of": len(frames)} for _ in frames]
+
+
 def careful(frame):
     """Take a moment, and give what can be checked."""
     time.sleep(0.01)
