@@ -64,7 +64,14 @@ class ConfigError(PipelineError, ValueError):
 
 
 class ExpressionError(PipelineError, ValueError):
-    """A ``select`` expression that does not parse or uses what is not allowed."""
+    """A ``select`` expression that does not parse or uses what is not allowed.
+
+    ``column`` is where in the text, in characters from 1; None where it is about all of it.
+    """
+
+    def __init__(self, text: str, *, column: int | None = None) -> None:
+        self.column = column
+        super().__init__(text)
 
 
 # -- streams and frames -------------------------------------------------------------------------
@@ -103,6 +110,7 @@ class StreamOpenError(PipelineError):
 _REASONS = {
     "missing": " (its writers have passed this number)",
     "not yet": " (the stream goes on: timeout_s waits for it)",
+    "not sampled": " (this stream is a sample of another one)",
     "outside": " of its numbers, and the stream has ended",
 }
 
@@ -111,7 +119,8 @@ class FrameNotFoundError(PipelineError, LookupError):
     """The stream has no frame of this number.
 
     ``reason`` is "missing" (passed by all writers, never came), "not yet" (the stream is open and
-    has not come so far), "outside" (the stream has ended before or begun after it).
+    has not come so far), "outside" (the stream has ended before or begun after it), "not sampled"
+    (this is a sample, without that frame).
     """
 
     def __init__(self, stream: object, number: int, reason: str) -> None:

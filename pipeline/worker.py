@@ -17,7 +17,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
+from pipeline.config import Settings
 from pipeline.errors import InvalidArgumentError, PipelineError, PluginError
 from pipeline.naming import StreamId, check_name
 from pipeline.session import connect
@@ -76,6 +78,9 @@ def run_worker(
     threads: int = 1,
     out: str | Sequence[str] | None = None,
     start: str = "start",
+    where: str | None = None,
+    min_modules: int | None = None,
+    deadline_s: float | None = None,
     timeout_s: float | None = None,
     idle_exit_s: float | None = None,
     wait_s: float | None = 0.0,
@@ -85,6 +90,7 @@ def run_worker(
     max_attempts: int = 3,
     store: str | None = None,
     state: Path | str | None = None,
+    settings: Settings | None = None,
 ) -> WorkerReport:
     """Call ``function`` with each frame of a stream that this group has not done yet.
 
@@ -104,6 +110,11 @@ def run_worker(
         several, each gets one of the tuple that the function returns.
     start:
         Where a group without progress begins: ``start`` or ``now``.
+    where:
+        Only frames that this expression selects, as in :meth:`Stream.select`; the others are
+        skipped without being read.
+    min_modules, deadline_s:
+        Of a detector with modules: how many are enough, and how long a frame waits for the others.
     timeout_s:
         Silence after which to fail; None waits for the stream's end, however long.
     idle_exit_s:
@@ -121,6 +132,8 @@ def run_worker(
         How often a frame is tried before it goes to the dead letters.
     state:
         Without a broker: the file that keeps the group's progress on this machine.
+    store, settings:
+        As :func:`pipeline.connect` takes them.
 
     A process that crashes is started again, later each time; the frame it had in hand counts one
     attempt.  SIGTTIN and SIGTTOU (where there are such) add and remove a process.  Blocks until the
@@ -141,7 +154,9 @@ def run_worker(
     if not has_wildcards(stream):
         StreamId.parse(stream)
     found = load(function)
-    options = {"start": start} if state is None else {"state": state}
+    options: dict[str, Any] = {"start": start} if state is None else {"state": state}
+    options |= {"where": where, "min_modules": min_modules, "deadline_s": deadline_s}
+    options["keep_filtered"] = bool(where and outs)
     plan = Plan(
         group=group,
         outs=outs,
@@ -151,7 +166,7 @@ def run_worker(
         frame_limit_s=frame_limit_s,
         options=options,
     )
-    with connect(store) as session, _signals(stop) as stopping:
+    with connect(store, settings=settings) as session, _signals(stop) as stopping:
         context = Context(
             stream=stream,
             group=group,

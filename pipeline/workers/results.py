@@ -173,6 +173,10 @@ class Results:
         """Say in the account that the frame was rejected."""
         self._writer().give_up([number])
 
+    def skip(self, numbers: list[int]) -> None:
+        """Say in the account that these frames were left out on purpose."""
+        self._writer().skip(numbers)
+
     def settle(self) -> None:
         """Acknowledge what is safe by now."""
         if self._out is None:

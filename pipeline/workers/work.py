@@ -197,9 +197,14 @@ class Work:
             self.counts.skipped += 1
 
     def tick(self) -> None:
-        """Acknowledge what is safe by now."""
+        """Acknowledge what is safe by now; say what the selection left out."""
         for results in self._results:
             results.settle()
+        filtered = self._frames.take_filtered() if self._results else None
+        if filtered is not None:
+            for results in self._results:
+                results.skip(filtered.numbers.tolist())
+            filtered.ack()
 
     # -- ending -----------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ MADE = [
     errors.StreamOpenError("b/d/s", "use --follow"),
     errors.FrameNotFoundError("b/d/s", 7, "missing"),
     errors.FrameExpiredError("b/d/s", "below offset 9"),
+    errors.ExpressionError("omega >, column 8: invalid syntax", column=8),
     errors.IncompleteFrameError("b/d/s", 7, [1, 2]),
     errors.StreamTimeoutError("b/d/s", 5.0, "waiting for frame 7"),
     errors.NodeNotFoundError("/entry/x", stream="b/d/s", at="/entry"),
