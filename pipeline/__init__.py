@@ -11,6 +11,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.config import Settings
+    from pipeline.connectors.errors import (
+        ConnectError,
+        ConnectorConfigError,
+        ConnectorExistsError,
+        ConnectorNotFoundError,
+        ConnectTimeoutError,
+        ConnectUnavailableError,
+    )
     from pipeline.errors import (
         AlreadyAcknowledgedError,
         BlobNotFoundError,
@@ -19,12 +27,6 @@ if TYPE_CHECKING:
         ChecksumError,
         ClosedError,
         ConfigError,
-        ConnectError,
-        ConnectorConfigError,
-        ConnectorExistsError,
-        ConnectorNotFoundError,
-        ConnectTimeoutError,
-        ConnectUnavailableError,
         DecodeError,
         ExpressionError,
         FlushTimeoutError,
@@ -94,9 +96,15 @@ else:
         return sorted({*globals(), *__all__})
 
 
-#: Where the names that are no errors live.
+#: Where the names live that are none of ``pipeline.errors``.
 _HOMES = {
     "Account": "pipeline.reading.account",
+    "ConnectError": "pipeline.connectors.errors",
+    "ConnectTimeoutError": "pipeline.connectors.errors",
+    "ConnectUnavailableError": "pipeline.connectors.errors",
+    "ConnectorConfigError": "pipeline.connectors.errors",
+    "ConnectorExistsError": "pipeline.connectors.errors",
+    "ConnectorNotFoundError": "pipeline.connectors.errors",
     "Delivery": "pipeline.sharing.delivery",
     "Frame": "pipeline.reading.frame",
     "JoinedStream": "pipeline.joining.view",

@@ -269,6 +269,11 @@ def manifest_prefix(prefix: str) -> str:
     return f"{prefix}manifest/"
 
 
+def stream_prefix_of(manifest_key: str) -> str:
+    """Return what the keys of all blobs of a stream begin with, from its seal's or a part's."""
+    return manifest_key.rpartition("manifest/")[0]
+
+
 def seal_key(prefix: str, *, epoch: int, nonce: str) -> str:
     """Return the key of the object that seals a stream's manifest; the highest epoch wins."""
     return f"{manifest_prefix(prefix)}seal-{epoch:08d}-{nonce}.avro"

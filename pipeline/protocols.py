@@ -33,6 +33,8 @@ class BlobStore(Protocol):
     methods may be called from several threads.  Every call raises StoreUnavailableError (retry
     later), StoreFullError or StoreDeniedError when the store cannot do it; no call waits longer
     than the store's ``timeout_s`` setting (a put of a large file: plus 1 s for each 50 MB).
+
+    A store can be pickled, its keys included: a process that unpickles it opens it once.
     """
 
     @property

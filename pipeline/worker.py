@@ -17,7 +17,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
+from pipeline.config import Settings
 from pipeline.errors import InvalidArgumentError, PipelineError, PluginError
 from pipeline.naming import StreamId, check_name
 from pipeline.session import connect
@@ -76,6 +78,9 @@ def run_worker(
     threads: int = 1,
     out: str | Sequence[str] | None = None,
     start: str = "start",
+    where: str | None = None,
+    min_modules: int | None = None,
+    deadline_s: float | None = None,
     timeout_s: float | None = None,
     idle_exit_s: float | None = None,
     wait_s: float | None = 0.0,
@@ -85,6 +90,7 @@ def run_worker(
     max_attempts: int = 3,
     store: str | None = None,
     state: Path | str | None = None,
+    settings: Settings | None = None,
 ) -> WorkerReport:
     """Call ``function`` with each frame of a stream that this group has not done yet.
 
@@ -104,6 +110,11 @@ def run_worker(
         several, each gets one of the tuple that the function returns.
     start:
         Where a group without progress begins: ``start`` or ``now``.
+    where:
+        Only frames that this expression selects, as in :meth:`Stream.select`; the others are
+        skipped without being read.
+    min_modules, deadline_s:
+        Of a detector with modules: how many are enough, and how long a frame waits for the others.
     timeout_s:
         Silence after which to fail; None waits for the stream's end, however long.
     idle_exit_s:
@@ -121,6 +132,8 @@ def run_worker(
         How often a frame is tried before it goes to the dead letters.
     state:
         Without a broker: the file that keeps the group's progress on this machine.
+    store, settings:
+        As :func:`pipeline.connect` takes them.
 
     A process that crashes is started again, later each time; the frame it had in hand counts one
     attempt.  SIGTTIN and SIGTTOU (where there are such) add and remove a process.  Blocks until the
@@ -141,7 +154,9 @@ def run_worker(
     if not has_wildcards(stream):
         StreamId.parse(stream)
     found = load(function)
-    options = {"start": start} if state is None else {"state": state}
+    options: dict[str, Any] = {"start": start} if state is None else {"state": state}
+    options |= {"where": where, "min_modules": min_modules, "deadline_s": deadline_s}
+    options["keep_filtered"] = bool(where and outs)
     plan = Plan(
         group=group,
         outs=outs,
@@ -151,7 +166,7 @@ def run_worker(
         frame_limit_s=frame_limit_s,
         options=options,
     )
-    with connect(store) as session, _signals(stop) as stopping:
+    with connect(store, settings=settings) as session, _signals(stop) as stopping:
         context = Context(
             stream=stream,
             group=group,
@@ -315,26 +330,35 @@ class _Runner:
         if self._pool.broken:
             raise PluginError(self._pool.broken)
         for work in list(self._streams.open):
-            work.tick()
-            if work.finished:
-                self._leave(work)
+            with self._dropping(work):
+                work.tick()
+                if work.finished:
+                    self._leave(work)
         self._tell()
 
+    @contextlib.contextmanager
+    def _dropping(self, work: Work) -> Iterator[None]:
+        """Leave a stream whose work fails; the others go on."""
+        try:
+            yield
+        except PipelineError as error:
+            if work not in self._streams.open:  # left before, or failing over its end
+                raise
+            self._before += work.counts
+            self._streams.drop(work, error)
+
     def _leave(self, work: Work) -> None:
-        self._before += work.counts
         self._streams.leave(work)
+        self._before += work.counts
 
     def _hand_out(self) -> None:
         """Give each stream its turn, until no process is free or no stream has anything."""
         for work in sorted(self._streams.open, key=lambda work: work.counts.frames):
             self._try_alone(work)
             for worker in self._pool.free(ahead=work.pace.ahead):
-                try:
+                calls: list[Call] = []
+                with self._dropping(work):
                     calls = work.take(work.pace.frames)
-                except PipelineError as error:
-                    self._before += work.counts
-                    self._streams.drop(work, error)
-                    break
                 if not calls:
                     break
                 self._give(worker, work, calls)
@@ -353,13 +377,15 @@ class _Runner:
     def _take_back(self, found: tuple[Batch, Answer] | Lost) -> None:
         if isinstance(found, tuple):
             batch, answer = found
-            batch.work.settle(batch.calls, answer)
+            with self._dropping(batch.work):
+                batch.work.settle(batch.calls, answer)
             return
         for batch in found.others:
             batch.work.suspects += batch.calls
         if found.guilty is not None:
             (call,) = found.guilty.calls
-            found.guilty.work.failed(call, Failure(f"WorkerDied: {found.reason}", ""))
+            with self._dropping(found.guilty.work):
+                found.guilty.work.failed(call, Failure(f"WorkerDied: {found.reason}", ""))
 
     def _tell(self) -> None:
         now = time.monotonic()

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline.bench.connecting import CONNECT_ROWS, connected
 from pipeline.bench.ground import Ground, prepared
 from pipeline.bench.instruments import INSTRUMENTS, whole
 from pipeline.bench.joining import joined
@@ -19,6 +20,7 @@ from pipeline.bench.resources import memory, publisher_cpu
 from pipeline.bench.rows import Row
 from pipeline.bench.sinking import WRITER_ROWS, million, through, writer_alone
 from pipeline.bench.startup import start_up
+from pipeline.bench.working import balance, members, throughput
 from pipeline.errors import InvalidArgumentError, PipelineError
 
 Measure = Callable[[Ground, str], Row]
@@ -47,6 +49,13 @@ ROWS: Mapping[str, Measure] = {
     "sink.through.1200kB": through,
     "sink.million": million,
     "memory.sink": through,
+    "worker.64KiB": throughput,
+    "worker.1200kB": throughput,
+    "worker.balance": balance,
+    "worker.balance.4x10": balance,
+    "members.200": members,
+    "members.1000": members,
+    **dict.fromkeys(CONNECT_ROWS, connected),
     **{f"detector.{name}": whole for name in INSTRUMENTS},
 }
 

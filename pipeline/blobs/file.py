@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,7 @@ from pipeline.blobs.keys import (
     missing_bucket,
 )
 from pipeline.blobs.oserrors import translated
+from pipeline.config import StoreSettings
 from pipeline.errors import BlobNotFoundError, ClosedError, StoreUnavailableError
 from pipeline.frame import Buffer
 from pipeline.protocols import BlobInfo, Durability
@@ -60,6 +62,12 @@ class FileStore:
     def url(self) -> str:
         """The address."""
         return self._url
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as what it was opened with; see :func:`pipeline.blobs.reopen`."""
+        from pipeline.blobs import reopen  # it imports this module
+
+        return reopen, (StoreSettings(url=self._url),)
 
     def put(self, key: str, parts: Sequence[Buffer], *, durability: Durability) -> None:
         """Write one object made of ``parts`` back to back."""

@@ -1,4 +1,4 @@
-"""``lichtstrom simulate NAME``."""
+"""``lichtstrom simulate NAME``, and ``simulate replay`` for stored data."""
 
 from __future__ import annotations
 
@@ -44,8 +44,30 @@ def _run(plugin: Any, settings: dict[str, Any], *, as_json: bool) -> None:
     stop.exit_if_asked()
 
 
+class SimulatorGroup(plugins.PluginGroup):
+    """The simulators, and ``replay`` for stored data."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return ``replay`` and the simulators' names."""
+        return ["replay", *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load a command."""
+        if cmd_name == "replay":
+            from pipeline.cli.replay import command as replay
+
+            return replay
+        return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the simulators, and ``replay`` by itself."""
+        super().format_commands(ctx, formatter)
+        with formatter.section("Stored data"):
+            formatter.write_dl([("replay", "Play a file, a directory or a stream as a live one.")])
+
+
 command = click.group(
-    cls=plugins.PluginGroup,
+    cls=SimulatorGroup,
     plugins="lichtstrom.simulators",
     build=_build,
     help="Be an instrument, for tests and for preparing at home.",

@@ -48,6 +48,25 @@ if TYPE_CHECKING:
     help="Where a group that has done nothing yet begins.",
 )
 @click.option(
+    "--where",
+    metavar="EXPR",
+    help="Only frames that this selects, as of `lichtstrom frames --where`; the others are skipped"
+    " without being read.",
+)
+@click.option(
+    "--min-modules",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Of a detector with modules: how many are enough for an image.  [default: all]",
+)
+@click.option(
+    "--deadline",
+    "deadline_s",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="How long a frame waits for its other modules.  [default: until they cannot come]",
+)
+@click.option(
     "--frame-limit",
     "frame_limit_s",
     type=click.FloatRange(min=0, min_open=True),
@@ -94,6 +113,9 @@ def command(
     threads: int,
     outs: tuple[str, ...],
     start: str,
+    where: str | None,
+    min_modules: int | None,
+    deadline_s: float | None,
     frame_limit_s: float | None,
     idle_exit_s: float | None,
     state: str | None,
@@ -129,6 +151,9 @@ def command(
             threads=threads,
             out=outs,
             start=start,
+            where=where,
+            min_modules=min_modules,
+            deadline_s=deadline_s,
             timeout_s=timeout_s,
             idle_exit_s=idle_exit_s,
             wait_s=wait_s,

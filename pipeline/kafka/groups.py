@@ -111,6 +111,10 @@ class GroupMember:
                 # The broker's default ("uniform") counts partitions of all topics together: of two
                 # members one got all the data and the other all the retries.
                 "group.remote.assignor": "range",
+                # A record is answered at once however long a fetch may wait, and what would stand
+                # behind an idle fetch (commits) has a connection of its own; a thousand idle
+                # members then ask a broker 5,000 times a second.
+                "fetch.wait.max.ms": 200,
             },
             group=group,
         )

@@ -25,10 +25,14 @@ _MAX_WASTE = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What all frames of a stream have in common."""
+    """What all frames of a stream have in common, for one way of reading.
+
+    ``least`` is how many modules a frame must have to have an image; None for all of them.
+    """
 
     stream: StreamId
     modules: tuple[Module, ...] = ()
+    least: int | None = None
 
 
 class Beside(Protocol):
@@ -166,6 +170,8 @@ def _span(segment: Segment, rows: slice | None) -> tuple[int, int]:
     offsets, lengths = segment.offsets, segment.lengths
     if rows is not None:
         offsets, lengths = offsets[rows], lengths[rows]
+    if not len(offsets):
+        return 0, 0
     if len(offsets) == 1:
         begin = int(offsets[0])
         return begin, begin + int(lengths[0])
@@ -178,7 +184,8 @@ class Fetcher:
     """Reads payloads from a store with a few threads; the store is not closed with it."""
 
     def __init__(self, store: BlobStore, *, threads: int, prefetch_nbytes: int) -> None:
-        self._store = store
+        self.store = store
+        self.threads = threads
         self.prefetch_nbytes = prefetch_nbytes
         self._closed = False
         self._pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="lichtstrom-fetch")
@@ -186,7 +193,7 @@ class Fetcher:
     @property
     def url(self) -> str:
         """Address of the store, for messages."""
-        return self._store.url
+        return self.store.url
 
     def open(
         self,
@@ -205,7 +212,7 @@ class Fetcher:
         """Read from the store now."""
         if self._closed:
             raise ClosedError("the stream of this frame was closed before its payload was read")
-        return self._store.get(key, offset, length)
+        return self.store.get(key, offset, length)
 
     def submit(self, block: Block) -> Future[memoryview] | None:
         """Read a block in the background; None when closed."""

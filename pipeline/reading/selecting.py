@@ -45,9 +45,16 @@ class SelectedFrames(Iterator[Frame]):
         *,
         follow: bool,
         timeout_s: float | None,
+        deadline_s: float | None = None,
         beside: Beside | None = None,
     ) -> None:
         self._beside = beside
+        self._deadline_s = deadline_s
+        self._incomplete = Ranges()
+        #: When frames that match and lack modules were first seen; what was past its deadline, and
+        #: how far the log is to be read before it is given as it is.
+        self._born_s: dict[int, float] = {}
+        self._barrier: tuple[list[int], list[int]] | None = None
         self._expression = expression
         self._log = log
         self._live = live
@@ -71,10 +78,18 @@ class SelectedFrames(Iterator[Frame]):
         return self
 
     def __next__(self) -> Frame:
-        for frame in self._feed:
-            return frame
-        self._feed = self._advance()
-        return next(self._feed)
+        frame = next(self._feed, None)
+        if frame is None:
+            self._feed = self._advance()
+            frame = next(self._feed)
+        if self._origin.modules and frame.missing_modules:
+            self._incomplete.add(frame.number, frame.number)
+        return frame
+
+    @property
+    def incomplete(self) -> list[list[int]]:
+        """Numbers given without all their modules, as inclusive ranges."""
+        return self._incomplete.lists()
 
     def _advance(self) -> Iterator[Frame]:
         begun = time.monotonic()
@@ -114,12 +129,34 @@ class SelectedFrames(Iterator[Frame]):
             over = not self._follow or (self._ends is not None and self._live.reached(self._ends))
             rows = self._backlog() if self._examined == 0 else self._arrived()
             self._examined = len(table)
+            if self._partial and self._deadline_s is not None:
+                rows = np.concatenate((rows, self._overdue(self._deadline_s)))
             if over and self._partial:
                 rest = [r for n in sorted(self._partial) for r in self._rows_of(n)]
                 self._partial = {}
                 rows = np.concatenate((rows, np.array(rest, np.intp)))
             self._over = over
             return rows
+
+    def _overdue(self, deadline_s: float) -> Rows:
+        """Return the rows of frames that have waited long enough for their other modules."""
+        now = time.monotonic()
+        waiting = self._matched.intersection(self._partial)
+        self._born_s = {number: self._born_s.get(number, now) for number in waiting}
+        if self._barrier is None:
+            late = [number for number in waiting if now - self._born_s[number] >= deadline_s]
+            if not late:
+                return np.empty(0, np.intp)
+            self._barrier = late, self._log.bounds()[1]
+        numbers, offsets = self._barrier
+        if not self._live.reached(offsets) or self._examined < len(self._live.table):
+            return np.empty(0, np.intp)
+        self._barrier = None
+        given = sorted(waiting.intersection(numbers))
+        rows = [row for number in given for row in self._rows_of(number)]
+        for number in given:
+            del self._partial[number]
+        return np.array(rows, np.intp)
 
     def _backlog(self) -> Rows:
         """Everything there is so far, merged and in order."""

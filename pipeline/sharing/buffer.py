@@ -17,13 +17,19 @@ _MAX_FRAMES = 2000
 
 @dataclass(slots=True, eq=False)
 class Counts:
-    """What a member did; ``void``: settled after the frame had gone to another member."""
+    """What a member did.
+
+    ``void``: settled after the frame had gone to another member; ``filtered``: not delivered, by
+    the group's expression; ``incomplete``: delivered without all their modules.
+    """
 
     delivered: int = 0
     acknowledged: int = 0
     retried: int = 0
     rejected: int = 0
     void: int = 0
+    filtered: int = 0
+    incomplete: int = 0
 
 
 @dataclass(slots=True, eq=False)

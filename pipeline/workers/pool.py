@@ -126,12 +126,26 @@ class Pool:
         ours, theirs = self._context.Pipe()
         context = replace(self._job.context, process=worker.index)
         job = replace(self._job, context=context)
-        worker.process = self._context.Process(
+        process = self._context.Process(
             target=child.main, args=(job, theirs), name=f"worker-{worker.index}"
         )
-        worker.process.start()
-        theirs.close()
-        worker.pipe, worker.ready = ours, False
+        try:
+            process.start()
+        except (OSError, EOFError) as error:  # the server that processes are forked from was killed
+            ours.close()
+            self._later(worker)
+            log.error("process %d could not be started: %r; tried again", worker.index, error)
+        else:
+            worker.process, worker.pipe, worker.ready = process, ours, False
+        finally:
+            theirs.close()
+
+    def _later(self, worker: Worker) -> float:
+        """Have the process started again after a pause that grows; return its length."""
+        worker.in_a_row += 1
+        pause_s = min(_MAX_BACKOFF_S, _BACKOFF_S * 2.0 ** (worker.in_a_row - 1))
+        worker.next_s = time.monotonic() + pause_s
+        return pause_s
 
     # -- orders -----------------------------------------------------------------------------------
 
@@ -217,12 +231,15 @@ class Pool:
         worker.pipe.close()
         worker.pipe, worker.ready = None, False
         worker.process.join(_END_S)
-        reason = reason or f"its process ended (exit {worker.process.exitcode})"
+        worker.process.kill()  # no effect on one that has ended, as almost all have
+        worker.process.join()
+        code = worker.process.exitcode
+        worker.process.close()
+        worker.process = None
+        reason = reason or f"its process ended (exit {code})"
         given, worker.given = list(worker.given.values()), {}
         worker.crashes += 1
-        worker.in_a_row += 1
-        pause_s = min(_MAX_BACKOFF_S, _BACKOFF_S * 2 ** (worker.in_a_row - 1))
-        worker.next_s = time.monotonic() + pause_s
+        pause_s = self._later(worker)
         begun = [g for g in given if g.begun_s is not None]
         if guilty is None and len(begun) == 1 and begun[0].frames == 1:
             guilty = begun[0]

@@ -173,6 +173,10 @@ class Results:
         """Say in the account that the frame was rejected."""
         self._writer().give_up([number])
 
+    def skip(self, numbers: list[int]) -> None:
+        """Say in the account that these frames were left out on purpose."""
+        self._writer().skip(numbers)
+
     def settle(self) -> None:
         """Acknowledge what is safe by now."""
         if self._out is None:
@@ -180,8 +184,6 @@ class Results:
         for delivery in self._out.take_confirmed():
             self.pending -= 1
             delivery.ack()
-        if self._floors is not None:
-            self._floors.look()
         due = time.monotonic() - self._since_s >= _SKIP_EVERY_S
         if self._skipped and (due or len(self._skipped) >= _MANY):
             self._send_skipped()
@@ -213,6 +215,12 @@ class Results:
         self._release()
         if self._out is not None:
             self._out.close(timeout_s)
+
+    def abandon(self) -> None:
+        """Stop writing at once; what is not confirmed is lost here and made again."""
+        self._release()
+        if self._out is not None:
+            self._out.abandon()
 
     def end(self) -> None:
         """End the derived stream as the source ended; the group has finished it.

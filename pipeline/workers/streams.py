@@ -6,7 +6,12 @@ import logging
 import time
 from collections.abc import Callable, Collection
 
-from pipeline.errors import PipelineError, StreamNotFoundError, TopicMissingError
+from pipeline.errors import (
+    PipelineError,
+    StreamNotFoundError,
+    StreamTimeoutError,
+    TopicMissingError,
+)
 from pipeline.naming import StreamId
 from pipeline.session import Session
 from pipeline.workers.work import Plan, Work
@@ -16,6 +21,9 @@ log = logging.getLogger(__name__)
 _LOOK_S = 0.5
 #: Streams of a pattern that are worked on at once: each takes a connection and two threads.
 _MAX_OPEN = 8
+#: A stream whose broker or store is away is joined again after this long, doubled up to a limit.
+_PAUSE_S = 0.5
+_MAX_PAUSE_S = 10.0
 
 
 def has_wildcards(pattern: str) -> bool:
@@ -54,6 +62,9 @@ class Streams:
         self._wait_s = wait_s
         self._begun_s = time.monotonic()
         self._next_s = 0.0
+        self._pause_s = _PAUSE_S
+        #: Whether broker and store have answered once: at the start their absence is an error.
+        self._begun = False
         self._seen: set[bytes] = set()
         self.open: list[Work] = []
         self.follows = has_wildcards(pattern)
@@ -87,20 +98,34 @@ class Streams:
         except (StreamNotFoundError, TopicMissingError):
             if self._wait_s is not None and now >= self._begun_s + self._wait_s:
                 raise
+        except PipelineError as error:
+            self._put_off(self._pattern, error)
 
     def _follow(self) -> None:
         """Open what is new, oldest first."""
-        for summary in self._session.streams(self._pattern):
-            key, name = summary.info.start.stream_key, summary.name
-            if key in self._seen or name.detector in self._but_not:
-                continue
-            if len(self.open) >= _MAX_OPEN:
-                return
-            self._seen.add(key)
-            try:
-                self._open(name)
-            except PipelineError as error:
-                self.failed(str(name), error)
+        name = self._pattern
+        try:
+            for summary in self._session.streams(self._pattern):
+                key, name = summary.info.start.stream_key, str(summary.name)
+                if key in self._seen or summary.name.detector in self._but_not:
+                    continue
+                if len(self.open) >= _MAX_OPEN:
+                    return
+                self._open(summary.name)
+                self._seen.add(key)
+        except PipelineError as error:
+            self._put_off(name, error)
+            if not error.retriable:
+                self._seen.add(key)
+
+    def _put_off(self, name: str, error: PipelineError) -> None:
+        """Try again later if a service is away that was there before; else it is an error."""
+        if not (self._begun and error.retriable) or isinstance(error, StreamTimeoutError):
+            self._failed(name, error)
+            return
+        log.warning("%s: %s; tried again in %.1f s", name, error, self._pause_s)
+        self._next_s = time.monotonic() + self._pause_s
+        self._pause_s = min(_MAX_PAUSE_S, self._pause_s * 2)
 
     def _open(self, name: StreamId) -> None:
         stream = self._session.stream(name.beamtime, name.detector, name.stream)
@@ -109,9 +134,10 @@ class Streams:
         except BaseException:
             stream.close()
             raise
+        self._begun = True
         log.info("working on %s", name)
 
-    def failed(self, name: str, error: PipelineError) -> None:
+    def _failed(self, name: str, error: PipelineError) -> None:
         """Note that a stream cannot be worked on: of a pattern, the others go on."""
         if not self.follows:
             raise error
@@ -119,15 +145,19 @@ class Streams:
         self.errors[name] = error
 
     def drop(self, work: Work, error: PipelineError) -> None:
-        """Leave a stream that cannot be worked on any more."""
+        """Leave a stream that cannot be worked on; when a service is away, for a moment only.
+
+        What of it is in hand has no effect any more: the group delivers it again.
+        """
         self.open.remove(work)
-        self.failed(work.label, error)
         work.abandon()
+        self._seen.discard(work.stream.start.stream_key)
+        self._put_off(work.label, error)
 
     def leave(self, work: Work) -> None:
         """Leave a stream, because it is finished or we are to stop."""
-        self.open.remove(work)
         finished = work.finished
         work.close()
+        self.open.remove(work)
         if finished:
             self.finished.append(work.label)

@@ -83,6 +83,7 @@ class Work:
         self.pace = Pace(plan.frame_limit_s)
         #: Deliveries that are neither settled nor on their way into a derived stream.
         self.in_hand = 0
+        self._gone = False
         #: Calls whose process died while it had others in hand, too: each is tried alone.
         self.suspects: list[Call] = []
         #: Calls that go back to any process.
@@ -143,6 +144,8 @@ class Work:
 
     def settle(self, calls: list[Call], answer: Answer) -> None:
         """Publish results, acknowledge, try again or give up."""
+        if self._gone:
+            return
         nbytes = sum(delivery.frame.nbytes for call in calls for delivery in call)
         self.pace.took(sum(map(len, calls)), answer.seconds, nbytes)
         for call, outcome in zip(calls, answer.outcomes, strict=True):
@@ -171,6 +174,8 @@ class Work:
 
     def failed(self, call: Call, failure: Failure) -> None:
         """Try the frames again, later each time, or give them up."""
+        if self._gone:
+            return
         self.in_hand -= len(call)
         for delivery in call:
             number, attempt = delivery.frame.number, delivery.attempt
@@ -192,9 +197,14 @@ class Work:
             self.counts.skipped += 1
 
     def tick(self) -> None:
-        """Acknowledge what is safe by now."""
+        """Acknowledge what is safe by now; say what the selection left out."""
         for results in self._results:
             results.settle()
+        filtered = self._frames.take_filtered() if self._results else None
+        if filtered is not None:
+            for results in self._results:
+                results.skip(filtered.numbers.tolist())
+            filtered.ack()
 
     # -- ending -----------------------------------------------------------------------------------
 
@@ -214,10 +224,11 @@ class Work:
         self.stream.close()
 
     def abandon(self) -> None:
-        """Leave the group; what is not settled goes to others."""
+        """Leave the group at once; what is not settled goes to others, or comes back later."""
+        self._gone = True
         self._frames.close()
         for results in self._results:
-            results.close()
+            results.abandon()
         self.stream.close()
 
     @property

@@ -225,6 +225,16 @@ def test_several_results_go_to_as_many_derived_streams(
     assert doubled.account()["complete"]
 
 
+def test_what_a_worker_does_not_select_is_skipped_in_its_results(
+    session: Session, beamtime: str, source: str
+) -> None:
+    report = work(worker_functions.mean, source, out="high", where="number >= 50")
+    assert (report.frames, report.results) == (FRAMES - 50, FRAMES - 50)
+    account = session.stream(beamtime, "high", "s").account()
+    assert account["skipped"] == [[0, 49]]
+    assert account["complete"]
+
+
 def test_a_frame_that_takes_too_long_is_tried_again_and_its_process_replaced(
     session: Session, beamtime: str, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

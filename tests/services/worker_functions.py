@@ -84,5 +84,11 @@ def hangs_on_three(frame):
     return {"fine": True}
 
 
+def careful(frame):
+    """Take a moment, and give what can be checked."""
+    time.sleep(0.01)
+    return {"square": frame.number**2}
+
+
 def nonsense(frame):
     return "text"
