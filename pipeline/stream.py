@@ -251,8 +251,8 @@ class Stream:
 
         One module that matches selects its frame.  ``min_modules`` as in :meth:`ordered`; a frame
         that matches waits ``deadline_s`` for its other modules (default: until it is known that
-        they will not come); those given without all are in ``.incomplete``.  ``beside`` has
-        attributes of other streams (see :meth:`join`).
+        they will not come); those given without all are in ``.incomplete``.
+        ``beside`` has attributes of other streams (see :meth:`join`).
         """
         if not isinstance(expression, Expression):
             expression = compile_expression(expression)

@@ -12,6 +12,7 @@ from pipeline.reading.chunked import FrameChunks
 from pipeline.reading.expressions import Expression
 from pipeline.reading.frame import Frame
 from pipeline.reading.limits import check_number
+from pipeline.reading.ordered import OrderedFrames
 from pipeline.reading.selecting import Beside, SelectedFrames
 
 T = TypeVar("T")
@@ -22,7 +23,14 @@ class Readable(Protocol):
 
     name: StreamId
 
-    def ordered(self, start: int | None = None, *, timeout_s: float | None = 30.0) -> Any: ...  # noqa: D102
+    def ordered(  # noqa: D102
+        self,
+        start: int | None = None,
+        *,
+        timeout_s: float | None = 30.0,
+        min_modules: int | None = None,
+        deadline_s: float | None = None,
+    ) -> OrderedFrames: ...
     def frame(  # noqa: D102
         self, number: int, *, timeout_s: float | None = 0.0, min_modules: int | None = None
     ) -> Frame: ...
@@ -39,6 +47,8 @@ class Readable(Protocol):
         *,
         follow: bool = True,
         timeout_s: float | None = 30.0,
+        min_modules: int | None = None,
+        deadline_s: float | None = None,
         beside: Beside | None = None,
     ) -> SelectedFrames: ...
     def shared(  # noqa: D102
@@ -145,10 +155,17 @@ class JoinedStream:
         return JoinedStream(self.stream, [*self.joins, self.stream._join(values, **options)])
 
     def ordered(
-        self, start: int | None = None, *, timeout_s: float | None = 30.0, **options: Any
+        self,
+        start: int | None = None,
+        *,
+        timeout_s: float | None = 30.0,
+        min_modules: int | None = None,
+        deadline_s: float | None = None,
     ) -> JoinedIterator[Frame]:
         """As :meth:`pipeline.Stream.ordered`."""
-        frames = self.stream.ordered(start, timeout_s=timeout_s, **options)
+        frames = self.stream.ordered(
+            start, timeout_s=timeout_s, min_modules=min_modules, deadline_s=deadline_s
+        )
         return JoinedIterator(frames, self.joins, _itself)
 
     def chunks(
@@ -157,11 +174,15 @@ class JoinedStream:
         *,
         start: int | None = None,
         timeout_s: float | None = 30.0,
-        **options: Any,
+        min_modules: int | None = None,
+        deadline_s: float | None = None,
     ) -> FrameChunks:
         """As :meth:`pipeline.Stream.chunks`."""
         count = check_number("n", n, least=1)
-        return FrameChunks(self.ordered(start, timeout_s=timeout_s, **options), count)
+        frames = self.ordered(
+            start, timeout_s=timeout_s, min_modules=min_modules, deadline_s=deadline_s
+        )
+        return FrameChunks(frames, count)
 
     def select(
         self,
@@ -169,7 +190,8 @@ class JoinedStream:
         *,
         follow: bool = True,
         timeout_s: float | None = 30.0,
-        **options: Any,
+        min_modules: int | None = None,
+        deadline_s: float | None = None,
     ) -> JoinedIterator[Frame]:
         """As :meth:`pipeline.Stream.select`, over joined attributes too.
 
@@ -177,14 +199,22 @@ class JoinedStream:
         """
         beside = Joiner(self.joins)
         found = self.stream.select(
-            expression, follow=follow, timeout_s=timeout_s, beside=beside, **options
+            expression,
+            follow=follow,
+            timeout_s=timeout_s,
+            min_modules=min_modules,
+            deadline_s=deadline_s,
+            beside=beside,
         )
         return JoinedIterator(found, self.joins, _itself, beside)
 
     def shared(
         self, group: str, *, timeout_s: float | None = 30.0, **options: Any
     ) -> JoinedIterator[Any]:
-        """As :meth:`pipeline.Stream.shared`; a delivery is made when its values are there."""
+        """As :meth:`pipeline.Stream.shared`; a delivery is made when its values are there.
+
+        ``where`` sees what frames have themselves.
+        """
         deliveries = self.stream.shared(group, timeout_s=timeout_s, **options)
         return JoinedIterator(deliveries, self.joins, lambda delivery: delivery.frame)
 

@@ -45,7 +45,7 @@ class FrameChunks(Iterator[list[Frame]]):
 
     @property
     def incomplete(self) -> list[list[int]]:
-        """As :attr:`OrderedFrames.incomplete`."""
+        """As :attr:`.ordered.OrderedFrames.incomplete`."""
         return self.frames.incomplete
 
     def __iter__(self) -> Self:
