@@ -40,6 +40,7 @@ from pipeline.value_publisher import ValuePublisher
 if TYPE_CHECKING:
     from pipeline.shared import Delivery
     from pipeline.sharing.following import FollowedFrames
+    from pipeline.sharing.sequential import SequentialStage
 
 #: How often ``follow`` looks for new streams.
 _FOLLOW_EVERY_S = 0.25
@@ -290,27 +291,8 @@ class Session:
     ) -> FollowedFrames:
         """Read all streams of a pattern in order, split by stream among a group's members.
 
-        Each stream that there is or that begins is read by exactly one member, every frame in
-        number order; a member reads all its streams at once, in turns.  When a member leaves or
-        dies, others take its streams and go on behind the last frame it acknowledged.  That takes
-        as long as the broker waits for a silent member: 10 s where `lichtstrom up` runs it, 45 s
-        by Kafka's default.
-
-        Parameters
-        ----------
-        group:
-            All members of a group give the same pattern.
-        timeout_s:
-            Silence of all streams after which StreamTimeoutError is raised; None waits for ever.
-        on_end:
-            Called with the name of a stream that has ended, all its frames being acknowledged; in
-            the iterating thread, and again if this process dies over it.
-
-        Raises
-        ------
-        InvalidNameError, BrokerUnavailableError
-        PipelineError
-            There is no broker.
+        Parameters are those of :func:`pipeline.sharing.following.follow_ordered`.  Raises
+        InvalidNameError, BrokerUnavailableError, PipelineError where there is no broker.
         """
         from pipeline.sharing.following import follow_ordered
 
@@ -322,6 +304,41 @@ class Session:
             timeout_s=check_timeout(timeout_s),
             on_end=on_end,
         )
+
+    def sequential(
+        self,
+        source: Stream,
+        detector: str,
+        *,
+        timeout_s: float | None = 30.0,
+        metadata: Mapping[str, AttributeValue] | None = None,
+        **changes: Any,
+    ) -> SequentialStage:
+        """Make a derived stream in order, in one process, across its restarts.
+
+        It has the source's beamtime and name; ``timeout_s`` as for :meth:`Stream.ordered`, the
+        others as for :meth:`publish`.  See :class:`pipeline.sharing.sequential.SequentialStage`.
+
+        To begin, it reads the records of both streams (no pixels): a second or two for a million
+        frames.  A second process on the same stage takes it from the first, which then gets
+        WriterSupersededError.  Raises PipelineError for a stream that was not made so.
+        """
+        from pipeline.sharing.sequential import SequentialStage
+
+        stage = SequentialStage(
+            source,
+            StreamId(source.name.beamtime, detector, source.name.stream),
+            publish=self.publish,
+            opening=lambda name: self.stream(name.beamtime, name.detector, name.stream),
+            timeout_s=check_timeout(timeout_s),
+            options={**changes, "metadata": {"source": str(source.name), **(metadata or {})}},
+        )
+        try:
+            stage.open()
+        except BaseException:
+            stage.close()
+            raise
+        return stage
 
     def _find(self, name: StreamId) -> StreamInfo:
         for info in self._infos(name.beamtime):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import textwrap
@@ -56,8 +57,6 @@ def test_one_member_reads_all_streams_in_order_and_never_again(
     for name in ("a", "b", "c"):
         publish(session, beamtime, name, 30)
     assert drain(session, beamtime, 3) == {name: list(range(30)) for name in ("a", "b", "c")}
-    publish(session, beamtime, "d", 3)
-    assert drain(session, beamtime, 1) == {"d": [0, 1, 2]}
     # a stream that goes on is read on
     with session.publish(beamtime, "lambda", "a", reopen=True, instance="t") as out:
         out.write(PIXELS, number=30)
@@ -140,16 +139,14 @@ def test_members_split_the_streams_and_one_that_joins_takes_some_over(
 
 
 _MEMBER = """
-    import sys
+    import os, signal, sys
     from pipeline.session import connect
     with connect() as session:
         for delivery in session.follow_ordered("g", sys.argv[1] + "/*/*", timeout_s=60):
-            frame = delivery.frame
-            if frame.number == 20:
-                print("hang", flush=True)
-                sys.stdin.read()
             delivery.ack()
-            print(frame.stream.stream, frame.number, flush=True)
+            print(delivery.frame.stream.stream, delivery.frame.number, flush=True)
+            if delivery.frame.number == 19:
+                os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -159,23 +156,18 @@ def test_when_a_member_is_killed_another_goes_on_behind_its_last_acknowledged_fr
 ) -> None:
     for name in ("a", "b"):
         publish(session, beamtime, name, 40)
-    child = subprocess.Popen(
+    child = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(_MEMBER), beamtime],
-        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        check=False,
+        timeout=LIMIT_S,
     )
-    assert child.stdin is not None
-    assert child.stdout is not None
+    assert child.returncode == -signal.SIGKILL
     taken: dict[str, list[int]] = {"a": [], "b": []}
-    with child, child.stdin, child.stdout:
-        for line in child.stdout:
-            if line.strip() == "hang":
-                break
-            name, number = line.split()
-            taken[name].append(int(number))
-        child.kill()
-    assert any(numbers[-1:] == [19] for numbers in taken.values())
+    for line in child.stdout.splitlines():
+        name, number = line.split()
+        taken[name].append(int(number))
     found = drain(session, beamtime, 2)
     for name in ("a", "b"):
         assert taken[name] + found[name] == list(range(40))
