@@ -197,6 +197,7 @@ class Session:
             name=name,
             read=self.settings.read,
             shared=self._shared,
+            group=self._group,
         )
         self._keep(opened)
         return opened
@@ -206,6 +207,12 @@ class Session:
 
         services = self._services if self._services.has_broker else None
         return open_shared(services, stream, **options)
+
+    def _group(self, stream: Stream, name: str, state: Path | str | None) -> Any:
+        from pipeline.sharing.group import open_group
+
+        services = self._services if self._services.has_broker else None
+        return open_group(services, stream, name, state)
 
     def streams(self, pattern: str = "*/*/*") -> list[StreamSummary]:
         """Return the streams whose name matches a shell pattern (``c1/*/scan_*``), oldest first."""

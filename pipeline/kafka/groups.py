@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -111,6 +113,8 @@ class GroupMember:
                 # The broker's default ("uniform") counts partitions of all topics together: of two
                 # members one got all the data and the other all the retries.
                 "group.remote.assignor": "range",
+                # Who holds up a reset is told by this.
+                "client.id": f"lichtstrom@{socket.gethostname()}:{os.getpid()}",
             },
             group=group,
         )

@@ -18,6 +18,7 @@ from pipeline.errors import (
     InvalidFrameError,
     PipelineError,
     StreamExistsError,
+    TopicMissingError,
     WriterActiveError,
     WriterSupersededError,
 )
@@ -27,6 +28,7 @@ from pipeline.publishing import claims, ending
 from pipeline.publishing.window import Role
 from pipeline.records import StreamInfo
 from pipeline.session import Session
+from pipeline.sharing import runs
 from pipeline.sharing.delivery import Delivery
 from pipeline.stream import Stream
 from pipeline.workers.floors import GroupFloors
@@ -61,7 +63,9 @@ class Results:
         self._member = member
         #: Whether it tells live readers how far the group is; one process of a runner does.
         self._leads = leads
-        self.name = StreamId(source.name.beamtime, detector, source.name.stream)
+        self._base = self.name = StreamId(source.name.beamtime, detector, source.name.stream)
+        #: A reset of the group begins another run, whose name ends with its number.
+        self._run = 1
         self._skipped: list[Delivery] = []
         self._since_s = 0.0
         self.pending = 0
@@ -72,6 +76,7 @@ class Results:
         """Join the derived stream, or start it. An ended one is no error before a result comes."""
         deadline = time.monotonic() + _PATIENCE_S
         while True:
+            self.name, self._run = self._newest_run()
             try:
                 self._out = self._publish()
                 break
@@ -87,6 +92,12 @@ class Results:
             services = self._session.services
             self._floors = GroupFloors(services, self._source, self._out, group=self._group)
 
+    def _newest_run(self) -> tuple[StreamId, int]:
+        try:
+            return runs.current(self._session.services, self._base)
+        except TopicMissingError:  # made with the first stream, where that is allowed
+            return self._base, 1
+
     def _publish(self) -> Publisher:
         return self._session.publish(
             self.name.beamtime,
@@ -99,8 +110,9 @@ class Results:
                 "source_id": self._source.start.stream_key.hex(),
                 "group": self._group,
                 "code": self._code,
+                **({"run": self._run} if self._run > 1 else {}),
             },
-            instance=f"group:{self._group}",
+            instance=runs.instance_of(self._group),
             role=Role(member=self._member),
         )
 

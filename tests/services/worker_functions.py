@@ -40,3 +40,9 @@ def slow(frame):
 
 def nonsense(frame):
     return "text"
+
+
+def fails_until_told(frame):
+    if frame.number == 5 and not (Path(os.environ["WORKER_TEST_DIR"]) / "well").exists():
+        raise ValueError("five is not to be had")
+    return mean(frame)
