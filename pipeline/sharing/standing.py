@@ -213,8 +213,11 @@ class Progress:
             # Frames to be tried again are either among the new ones or passed over.
             ends = groups.next_offsets(admin, self._work, partitions)
             offsets += [TopicPartition(self._work, p, end, "") for p, end in enumerate(ends)]
-        admin.commit(self.group_id, offsets)
-        self._refuse_if_active()  # one that joined meanwhile commits over what was set
+        try:
+            admin.commit(self.group_id, offsets)
+        except PipelineError:
+            self._refuse_if_active()  # somebody joined meanwhile, and the broker refused
+            raise
         return Reset(frames=len(self.unfinished()), runs=new)
 
     def _refuse_if_active(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -10,12 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import worker_functions
+from click.testing import CliRunner
+from confluent_kafka import TopicPartition
 from test_shared import LIMIT_S
 
+from pipeline.cli.root import lichtstrom
 from pipeline.errors import GroupActiveError, OutputEndedError, PipelineError
 from pipeline.session import Session, connect
 from pipeline.sharing.letters import boxes
 from pipeline.sharing.standing import standings
+from pipeline.sinks.letters import DeadLetters
 from pipeline.worker import run_worker
 
 FRAMES = 40
@@ -121,6 +126,9 @@ def test_a_group_with_members_is_not_reset_and_the_error_names_them(
         with pytest.raises(GroupActiveError, match="lichtstrom@") as caught:
             stream.reset("g", "start")
         assert caught.value.members == standing.members
+        share = deliveries.share
+        with pytest.raises(PipelineError, match="Unknown member"):
+            session.services.admin.commit(share.group_id, [TopicPartition(share._topic, 0, 3)])
     assert standings(session.services, beamtime)[0].members == ()
 
 
@@ -207,15 +215,47 @@ def test_results_of_replayed_frames_need_the_derived_stream_reopened(
     assert (account["received"], account["rejected"], account["complete"]) == (FRAMES, [], True)
 
 
-def test_letters_of_a_sink_can_be_dropped_but_not_replayed(session: Session, beamtime: str) -> None:
-    from pipeline.sinks.letters import DeadLetters
-
-    publish(session, beamtime)
+def test_letters_of_a_sink_can_be_seen_and_dropped_but_not_replayed(
+    session: Session, beamtime: str
+) -> None:
+    source = publish(session, beamtime)
     stream = session.stream(beamtime, "lambda", "s")
-    DeadLetters(session.services, stream.start, group="hdf5").send(9, "no dtype")
+    letters = DeadLetters(session.services, stream.start, group="hdf5")
+    for number in (9, 10, 20):
+        letters.send(number, f"no dtype {number}")
     with pytest.raises(PipelineError, match="no group of workers"):
         stream.group("hdf5").replay()
-    assert stream.group("hdf5").drop() == 1
+    (counted,) = json.loads(run("dlq", "list", f"{beamtime}/*/*", "--json"))
+    assert (counted["stream"], counted["group"], counted["letters"]) == (source, "hdf5", 3)
+    shown = run("dlq", "show", source, "--number", "9-12", "--json").splitlines()
+    assert [json.loads(line)["reason"] for line in shown] == ["no dtype 9", "no dtype 10"]
+    assert set(json.loads(shown[0])) == set(
+        ["stream", "group", "number", "attempts", "reason", "trace", "member", "time_ns", "offset"]
+    )
+    assert "no dtype 20" in run("dlq", "show", source, "--group", "hdf5")
+    assert run("dlq", "show", source, "--group", "another") == ""
+    run("dlq", "drop", source, "--all", status=1)  # nobody says yes
+    run("dlq", "drop", source, "--yes", status=2)
+    run("dlq", "replay", source, "--group", "hdf5", "--all", status=1)
+    assert run("dlq", "drop", source, "--number", "9", "--number", "20", "--yes") == "dropped 2\n"
+    assert [letter.number for letter in stream.group("hdf5").dead_letters()] == [10]
+
+
+def run(*arguments: str, status: int = 0) -> str:
+    done = CliRunner().invoke(lichtstrom, arguments)
+    assert done.exit_code == status, done.output
+    return done.stdout
+
+
+def test_the_commands_tell_lag_and_members_and_reset(session: Session, beamtime: str) -> None:
+    source = publish(session, beamtime)
+    done = json.loads(run("group", "reset", source, "--group", "g", "--to", "30", "--json"))
+    assert done == {"stream": source, "group": "g", "frames": 10, "runs": []}
+    (lag,) = json.loads(run("group", "lag", source, "--json"))
+    assert (lag["group"], lag["frames"], lag["first"], lag["seconds"]) == ("g", 10, 30, 9.0)
+    (listed,) = json.loads(run("group", "list", beamtime, "--json"))
+    assert (listed["stream"], listed["group"], listed["members"]) == (source, "g", [])
+    run("group", "reset", source, "--group", "g", "--to", "soon", status=1)
 
 
 def test_each_newest_frame_goes_to_one_member_of_the_group(session: Session, beamtime: str) -> None:
