@@ -17,6 +17,7 @@ from test_shared import LIMIT_S
 
 from pipeline.cli.root import lichtstrom
 from pipeline.errors import GroupActiveError, OutputEndedError, PipelineError
+from pipeline.publishing.window import Role
 from pipeline.session import Session, connect
 from pipeline.sharing.letters import boxes
 from pipeline.sharing.standing import standings
@@ -132,21 +133,24 @@ def test_a_group_with_members_is_not_reset_and_the_error_names_them(
     assert standings(session.services, beamtime)[0].members == ()
 
 
-def test_a_reset_begins_a_new_run_of_the_groups_output(session: Session, beamtime: str) -> None:
+def test_a_reset_ends_a_run_of_the_output_that_was_left_open(
+    session: Session, beamtime: str
+) -> None:
     source = publish(session, beamtime)
-    for run in ("s", "s.r2"):
-        report = run_worker(
-            worker_functions.mean, source, group="g", out="means", timeout_s=LIMIT_S
-        )
-        assert report.results == FRAMES
-        derived = session.stream(beamtime, "means", run)
-        assert derived.account()["complete"]
-        assert [f.number for f in derived.frames()] == list(range(FRAMES))
-        done = session.stream(beamtime, "lambda", "s").reset("g", "start")
-        assert derived.metadata["next_run"] == done.runs[0].stream
-        assert str(done.runs[0]).startswith(f"{beamtime}/means/s.r")
-    lineage = session.stream(beamtime, "means", "s.r2").settings["lineage"]
-    assert (lineage["run"], lineage["source"], lineage["group"]) == (2, source, "g")
+    stream = session.stream(beamtime, "lambda", "s")
+    lineage = {"source": source, "source_id": stream.start.stream_key.hex(), "group": "g"}
+    out = session.publish(
+        beamtime, "means", "s", lineage=lineage, instance="group:g", role=Role(member="m")
+    )
+    out.write(None, number=0, attributes={"mean": 0.0})
+    out.flush(timeout_s=LIMIT_S)
+    out.close()
+    assert session.stream(beamtime, "means", "s").state == "open"
+    assert [name.stream for name in stream.reset("another", "start").runs] == []
+    assert [name.stream for name in stream.reset("g", "start").runs] == ["s.r2"]
+    derived = session.stream(beamtime, "means", "s")
+    assert (derived.state, derived.metadata["next_run"]) == ("aborted", "s.r2")
+    assert [frame.number for frame in derived.frames()] == [0]
 
 
 def test_a_dropped_letter_is_gone_and_what_is_settled_from_the_beginning_is_deleted(
@@ -193,13 +197,24 @@ def test_replayed_frames_come_again_with_their_attempts_counted_anew(
     assert [letter.number for letter in stream.group("g").dead_letters()] == [3, 4]
 
 
-def test_results_of_replayed_frames_need_the_derived_stream_reopened(
+def test_the_output_is_reopened_for_replayed_frames_and_a_reset_begins_its_next_run(
     session: Session, beamtime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORKER_TEST_DIR", str(tmp_path))
     source = publish(session, beamtime)
-    options = {"group": "g", "out": "means", "timeout_s": LIMIT_S, "max_attempts": 1}
-    run_worker(worker_functions.fails_until_told, source, **options)  # type: ignore[arg-type]  # options of several types
+
+    def work() -> tuple[int, int]:
+        report = run_worker(
+            worker_functions.fails_until_told,
+            source,
+            group="g",
+            out="means",
+            timeout_s=LIMIT_S,
+            max_attempts=1,
+        )
+        return report.frames, report.results
+
+    assert work() == (FRAMES, FRAMES - 1)
     derived = session.stream(beamtime, "means", "s")
     assert derived.account()["rejected"] == [[5, 5]]
     group = session.stream(beamtime, "lambda", "s").group("g")
@@ -209,10 +224,23 @@ def test_results_of_replayed_frames_need_the_derived_stream_reopened(
     (tmp_path / "well").touch()
     assert group.replay(reopen=True).reopened == (derived.name,)
     assert derived.state == "open"
-    report = run_worker(worker_functions.fails_until_told, source, **options)  # type: ignore[arg-type]  # options of several types
-    assert (report.frames, report.results) == (1, 1)
+    assert work() == (1, 1)
     account = session.stream(beamtime, "means", "s").account()
     assert (account["received"], account["rejected"], account["complete"]) == (FRAMES, [], True)
+
+    for _ in range(2):  # a run that nobody has begun is not passed over
+        assert [str(name) for name in group.reset(FRAMES - 4).runs] in (
+            [f"{beamtime}/means/s.r2"],
+            [],
+        )
+    assert derived.metadata["next_run"] == "s.r2"
+    assert work() == (4, 4)
+    again = session.stream(beamtime, "means", "s.r2")
+    assert [frame.number for frame in again.frames()] == list(range(FRAMES - 4, FRAMES))
+    lineage = again.settings["lineage"]
+    assert (lineage["run"], lineage["source"], lineage["group"]) == (2, source, "g")
+    assert [str(name) for name in group.reset("start").runs] == [f"{beamtime}/means/s.r3"]
+    assert len(list(derived.frames())) == FRAMES
 
 
 def test_letters_of_a_sink_can_be_seen_and_dropped_but_not_replayed(
@@ -229,9 +257,8 @@ def test_letters_of_a_sink_can_be_seen_and_dropped_but_not_replayed(
     assert (counted["stream"], counted["group"], counted["letters"]) == (source, "hdf5", 3)
     shown = run("dlq", "show", source, "--number", "9-12", "--json").splitlines()
     assert [json.loads(line)["reason"] for line in shown] == ["no dtype 9", "no dtype 10"]
-    assert set(json.loads(shown[0])) == set(
-        ["stream", "group", "number", "attempts", "reason", "trace", "member", "time_ns", "offset"]
-    )
+    names = ("stream", "group", "number", "attempts", "reason", "trace", "member", "time_ns")
+    assert json.loads(shown[0]).keys() == {*names, "offset"}
     assert "no dtype 20" in run("dlq", "show", source, "--group", "hdf5")
     assert run("dlq", "show", source, "--group", "another") == ""
     run("dlq", "drop", source, "--all", status=1)  # nobody says yes
