@@ -378,6 +378,31 @@ class SpoolFullError(SpoolError):
     retriable = True
 
 
+class GroupActiveError(PipelineError):
+    """A group has members, and what was asked for would be undone by them."""
+
+    def __init__(self, group: str, stream: object, *, members: Sequence[str]) -> None:
+        self.group = group
+        self.stream = str(stream)
+        self.members = tuple(members)
+        super().__init__(
+            f"group {group} of {stream} has {len(self.members)} active members"
+            f" ({', '.join(self.members)}): stop them first; a killed one is noticed after 10 s"
+        )
+
+
+class OutputEndedError(PipelineError):
+    """A group's derived stream has ended, so that results of replayed frames have no place."""
+
+    def __init__(self, group: str, outputs: Sequence[str]) -> None:
+        self.group = group
+        self.outputs = tuple(outputs)
+        super().__init__(
+            f"the output of group {group} has ended ({', '.join(self.outputs)}): reopen it"
+            " (`--reopen`, `reopen=True`) so that the frames' results are added to it"
+        )
+
+
 class ClosedError(PipelineError, ValueError):
     """The object was closed before this call."""
 

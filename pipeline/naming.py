@@ -30,6 +30,8 @@ DEFAULT_PREFIX = "lichtstrom"
 _PREFIX = re.compile(r"[a-z][a-z0-9-]{0,30}[a-z0-9]")
 _RESERVED_DETECTORS = frozenset({"catalogue"})
 _KEY = struct.Struct(">8sQ")
+#: Key of a dead letter's settling: that of the letter, then the letter's offset.
+_SETTLED_KEY = struct.Struct(">8sQQ")
 #: Bytes that stand for themselves, and the one that introduces the others.
 _PLAIN = {ord(c): c for c in string.ascii_letters + string.digits} | {ord("-"): "--"}
 
@@ -178,6 +180,26 @@ class Names:
             "group", group, f"{self.prefix}.{escape(beamtime)}.{escape(group)}.turns"
         )
 
+    def newest(self, beamtime: str, detector: str, group: str) -> str:
+        """Return the compacted topic that says which newest frames a group has had."""
+        return self._join("group", group, beamtime, detector, group, "newest")
+
+    def parse_dead_letters(self, topic: str) -> tuple[str, str, str] | None:
+        """Return (beamtime, detector, group) of a topic of dead letters, None for others."""
+        return self._parse(topic, r"([^.]+)\.([^.]+)\.([^.]+)\.dlq")
+
+    def parse_group(self, group_id: str) -> tuple[str, str, bytes] | None:
+        """Return (beamtime, group, stream id) of a Kafka group of ours, None for others."""
+        found = self._parse(group_id, r"([^.]+)\.([^.]+)\.([0-9a-f]{16})")
+        return (found[0], found[1], bytes.fromhex(found[2])) if found else None
+
+    def _parse(self, text: str, pattern: str) -> tuple[str, str, str] | None:
+        found = re.fullmatch(rf"{re.escape(self.prefix)}\.{pattern}", text)
+        try:
+            return (unescape(found[1]), unescape(found[2]), unescape(found[3])) if found else None
+        except InvalidNameError:
+            return None
+
     def group(self, beamtime: str, group: str, stream_key: bytes) -> str:
         """Return the Kafka group id of (group, stream): progress belongs to both."""
         check_name("group", group)
@@ -262,6 +284,18 @@ def parse_record_key(key: bytes | None) -> tuple[bytes, int] | None:
         return None
     stream_key, number = _KEY.unpack(key)
     return stream_key, number
+
+
+def settled_key(letter_key: bytes, offset: int) -> bytes:
+    """Return the key of the record that settles the dead letter at ``offset``."""
+    return _SETTLED_KEY.pack(*_KEY.unpack(letter_key), offset)
+
+
+def parse_settled_key(key: bytes | None) -> int | None:
+    """Return the offset of the dead letter that a record settles, None for other records."""
+    if key is None or len(key) != _SETTLED_KEY.size:
+        return None
+    return int(_SETTLED_KEY.unpack(key)[2])
 
 
 def segment_key(

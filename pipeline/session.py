@@ -239,6 +239,7 @@ class Session:
             read=self.settings.read,
             shared=self._shared,
             opener=lambda other: self.stream(other.beamtime, other.detector, other.stream),
+            group=self._group,
         )
         self._keep(opened)
         return opened
@@ -248,6 +249,12 @@ class Session:
 
         services = self._services if self._services.has_broker else None
         return open_shared(services, stream, **options)
+
+    def _group(self, stream: Stream, name: str, state: Path | str | None) -> Any:
+        from pipeline.sharing.group import open_group
+
+        services = self._services if self._services.has_broker else None
+        return open_group(services, stream, name, state)
 
     def streams(self, pattern: str = "*/*/*") -> list[StreamSummary]:
         """Return the streams whose name matches a shell pattern (``c1/*/scan_*``), oldest first."""

@@ -7,6 +7,8 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import numpy as np
@@ -58,6 +60,8 @@ class Stream:
         the options given there.
     opener:
         Opens another stream by its name, for :meth:`join`.
+    group:
+        Makes what :meth:`group` returns: called with the stream, the group's name and ``state``.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Stream:
         read: ReadSettings | None = None,
         shared: Callable[..., Iterator[Any]] | None = None,
         opener: Callable[[StreamId], Stream] | None = None,
+        group: Callable[..., Any] | None = None,
     ) -> None:
         read = read or ReadSettings()
         self.name = name
@@ -78,6 +83,7 @@ class Stream:
         self.fetcher = Fetcher(store, threads=read.threads, prefetch_nbytes=read.prefetch_nbytes)
         self._shared = shared
         self._opener = opener
+        self._group = group
         self._single = SingleReader(log, self.fetcher, self.origin)
         self._newest = Newest(log, self._single, self.origin)
         self._newest_lock = threading.Lock()
@@ -233,6 +239,53 @@ class Stream:
         deliveries = self._shared(self, group=group, timeout_s=check_timeout(timeout_s), **options)
         self._open.add(deliveries)
         return deliveries
+
+    def group(self, name: str, *, state: Path | str | None = None) -> Any:
+        """Return one of this stream's groups, to ask after it and to set it, without joining it.
+
+        It has ``members() lag() unacknowledged() reset(to) newest() dead_letters() replay(numbers)
+        drop(numbers)``: see :class:`pipeline.sharing.group.KafkaGroup`.  Without a broker
+        ``state`` names the file of :meth:`shared`.
+        """
+        self._log()
+        if self._group is None:
+            raise PipelineError(f"{self.name}: groups are not available on this kind of session")
+        return self._group(self, name, state)
+
+    def newest(
+        self, group: str, *, timeout_s: float | None = 30.0, state: Path | str | None = None
+    ) -> Iterator[Frame]:
+        """Iterate over newest frames, each at most once in the group, whoever of it asks.
+
+        A step gives the newest complete frame there is, or waits for one that nobody of the group
+        had; frames that a newer one overtakes are passed over.  It knows nothing of what ``shared``
+        has done under the same name.  Ends with the stream; StreamTimeoutError after silence.
+        """
+        frames = self.group(group, state=state).newest(timeout_s=check_timeout(timeout_s))
+        self._open.add(frames)
+        return frames  # type: ignore[no-any-return]  # a NewestFrames
+
+    def unacknowledged(self, group: str, *, state: Path | str | None = None) -> list[int]:
+        """Return the frames up to now that a group has not done, whether delivered or not."""
+        return self.group(group, state=state).unacknowledged()  # type: ignore[no-any-return]
+
+    def reset(
+        self, group: str, to: int | str | datetime, *, state: Path | str | None = None
+    ) -> Any:
+        """Set where a group goes on: ``start``, ``end``, a frame number, or a time.
+
+        Frames from there on are delivered (again), those before count as done, and frames that
+        waited to be tried again belong to the one or the other.  A time (ISO 8601 text, UTC where
+        no zone is named) means the lowest number taken at or after it.  No other stream and no
+        other group moves.  A derived stream of the group gets a new run (``stream.r2``).
+
+        Raises
+        ------
+        GroupActiveError
+            The group has members, named in ``members``.
+        InvalidArgumentError, FrameExpiredError
+        """
+        return self.group(group, state=state).reset(to)
 
     def select(
         self,

@@ -23,6 +23,8 @@ COMMANDS = {
     "verify": ("verify", "Read a whole stream and print its account."),
     "values": ("values", "Publish values over time: JSON lines, EPICS; show them."),
     "worker": ("worker", "Run a function on every frame, in a group."),
+    "group": ("group", "List groups, tell their lag, set where they go on."),
+    "dlq": ("dlq", "See, replay and drop the frames that groups gave up."),
     "sink": ("sink", "Write a stream somewhere else."),
     "connect": ("connect", "Run sinks in Kafka Connect: make, list, remove connectors."),
     "hdf5": ("hdf5", "Check HDF5 files, open again what a killed writer left."),

@@ -219,9 +219,15 @@ class Admin:
         return found
 
     def commit(self, group: str, offsets: Sequence[TopicPartition]) -> None:
-        """Set a group's offsets; only for a group without members."""
+        """Set a group's offsets; only for a group without members.
+
+        Raises BrokerDeniedError or BrokerUnavailableError, also if it has some.
+        """
         request = [ConsumerGroupTopicPartitions(group, list(offsets))]
-        self.result(self.client.alter_consumer_group_offsets(request)[group])
+        answer = self.result(self.client.alter_consumer_group_offsets(request)[group])
+        for entry in answer.topic_partitions:
+            if entry.error is not None:  # the call as a whole has succeeded all the same
+                raise self._watch.error(entry.error)
 
     def close(self) -> None:
         """Release the client."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -115,6 +117,8 @@ class GroupMember:
                 # behind an idle fetch (commits) has a connection of its own; a thousand idle
                 # members then ask a broker 5,000 times a second.
                 "fetch.wait.max.ms": 200,
+                # Who holds up a reset is told by this.
+                "client.id": f"lichtstrom@{socket.gethostname()}:{os.getpid()}",
             },
             group=group,
         )

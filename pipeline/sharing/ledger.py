@@ -21,6 +21,7 @@ CREATE TABLE IF NOT EXISTS rejected (
     share TEXT NOT NULL, number INTEGER NOT NULL, attempt INTEGER NOT NULL,
     reason TEXT NOT NULL, trace TEXT NOT NULL
 );
+CREATE TABLE IF NOT EXISTS newest (share TEXT PRIMARY KEY, number INTEGER NOT NULL);
 """
 _INSERT = "INSERT OR IGNORE INTO frames VALUES (?, ?, 'leased', ?, 1, 0) RETURNING number"
 
@@ -149,6 +150,65 @@ class Ledger:
         query = "SELECT number, attempt, reason, trace FROM rejected WHERE share = ?"
         with self._lock:
             return self._db.execute(query, (self._share,)).fetchall()
+
+    def drop_rejected(self, numbers: Iterable[int], *, replay: bool) -> None:
+        """Forget what was given up; with ``replay`` the frames are due again, as never tried."""
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            for number in numbers:
+                where = (self._share, number)
+                if replay:
+                    self._db.execute(
+                        "UPDATE frames SET state = 'retry', due = 0, attempt = 0"
+                        " WHERE share = ? AND number = ? AND state = 'done'",
+                        where,
+                    )
+                self._db.execute("DELETE FROM rejected WHERE share = ? AND number = ?", where)
+            self._db.execute("COMMIT")
+
+    def done_numbers(self) -> set[int]:
+        """Return the frames that are done, rejected ones included."""
+        query = "SELECT number FROM frames WHERE share = ? AND state = 'done'"
+        with self._lock:
+            return {int(number) for (number,) in self._db.execute(query, (self._share,))}
+
+    def waiting(self) -> int:
+        """Return how many frames wait to be tried again."""
+        query = "SELECT count(*) FROM frames WHERE share = ? AND state = 'retry' AND attempt > 0"
+        with self._lock:
+            return int(self._db.execute(query, (self._share,)).fetchone()[0])
+
+    def owners(self) -> list[str]:
+        """Return the living members that have frames, as pid:start:member."""
+        query = "SELECT DISTINCT owner FROM frames WHERE share = ? AND state = 'leased'"
+        with self._lock:
+            found = [str(owner) for (owner,) in self._db.execute(query, (self._share,))]
+        return [owner for owner in found if _alive(owner)]
+
+    def set_done(self, numbers: Iterable[int]) -> None:
+        """Say that exactly these frames are done, and nothing is known of the others."""
+        rows = [(self._share, number, self.owner) for number in numbers]
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute("DELETE FROM frames WHERE share = ?", (self._share,))
+            self._db.executemany("INSERT INTO frames VALUES (?, ?, 'done', ?, 1, 0)", rows)
+            self._db.execute("COMMIT")
+
+    def newest(self) -> int:
+        """Return the highest number that was taken as the newest, -1 for none."""
+        query = "SELECT number FROM newest WHERE share = ?"
+        with self._lock:
+            row = self._db.execute(query, (self._share,)).fetchone()
+        return int(row[0]) if row else -1
+
+    def take_newest(self, number: int) -> bool:
+        """Take a frame as the newest; False if it, or a newer one, was taken before."""
+        query = (
+            "INSERT INTO newest VALUES (?, ?) ON CONFLICT (share) DO UPDATE"
+            " SET number = excluded.number WHERE excluded.number > number"
+        )
+        with self._lock:
+            return self._db.execute(query, (self._share, number)).rowcount == 1
 
     def release(self, numbers: Iterable[int] | None = None) -> None:
         """Give back leases; all of ours by default."""

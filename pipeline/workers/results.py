@@ -16,6 +16,7 @@ from pipeline.errors import (
     InvalidFrameError,
     PipelineError,
     StreamExistsError,
+    TopicMissingError,
     WriterActiveError,
     WriterSupersededError,
 )
@@ -26,6 +27,7 @@ from pipeline.publishing.window import Role
 from pipeline.reading.frame import Frame
 from pipeline.records import StreamInfo
 from pipeline.session import Session
+from pipeline.sharing import runs
 from pipeline.sharing.delivery import Delivery
 from pipeline.stream import Stream
 from pipeline.workers.floors import GroupFloors
@@ -88,7 +90,9 @@ class Results:
         self._code = code
         self._known_floor = known_floor
         self._member = member
-        self.name = StreamId(source.name.beamtime, detector, source.name.stream)
+        self._base = self.name = StreamId(source.name.beamtime, detector, source.name.stream)
+        #: A reset of the group begins another run, whose name ends with its number.
+        self._run = 1
         self._skipped: list[Answer] = []
         self._since_s = 0.0
         self.pending = 0
@@ -99,6 +103,7 @@ class Results:
         """Join the derived stream, or start it. An ended one is no error before a result comes."""
         deadline = time.monotonic() + _PATIENCE_S
         while True:
+            self.name, self._run = self._newest_run()
             try:
                 self._out = self._publish()
                 break
@@ -115,6 +120,12 @@ class Results:
             services, self._source, self._out, group=self._group, known=self._known_floor
         )
 
+    def _newest_run(self) -> tuple[StreamId, int]:
+        try:
+            return runs.current(self._session.services, self._base)
+        except TopicMissingError:  # made with the first stream, where that is allowed
+            return self._base, 1
+
     def _publish(self) -> Publisher:
         return self._session.publish(
             self.name.beamtime,
@@ -127,8 +138,9 @@ class Results:
                 "source_id": self._source.start.stream_key.hex(),
                 "group": self._group,
                 "code": self._code,
+                **({"run": self._run} if self._run > 1 else {}),
             },
-            instance=f"group:{self._group}",
+            instance=runs.instance_of(self._group),
             role=Role(member=self._member),
         )
 

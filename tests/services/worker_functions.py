@@ -101,3 +101,9 @@ def careful(frame):
 
 def nonsense(frame):
     return "text"
+
+
+def fails_until_told(frame):
+    if frame.number == 5 and not (Path(os.environ["WORKER_TEST_DIR"]) / "well").exists():
+        raise ValueError("five is not to be had")
+    return mean(frame)

@@ -30,6 +30,8 @@ MADE = [
     errors.ExpressionError("omega >, column 8: invalid syntax", column=8),
     errors.IncompleteFrameError("b/d/s", 7, [1, 2]),
     errors.StreamTimeoutError("b/d/s", 5.0, "waiting for frame 7"),
+    errors.GroupActiveError("g", "b/d/s", members=["lichtstrom@h:1"]),
+    errors.OutputEndedError("g", ["b/d/s"]),
     errors.NodeNotFoundError("/entry/x", stream="b/d/s", at="/entry"),
     errors.PositionError(7, 5),
     errors.ChecksumError("k", store="file:///x", number=7, expected=1, found=2),
