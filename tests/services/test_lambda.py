@@ -174,11 +174,11 @@ def test_what_a_killed_process_did_not_write_is_named_and_the_next_run_is_whole_
             killed = stream.account()
         with session.stream(beamtime, "lambda", "run.2") as stream:
             assert stream.account()["complete"]
-    ((begin, end),) = killed["incomplete"]
-    assert begin <= 201
-    assert end == 399
-    assert (killed["state"], killed["expected"], killed["received"]) == ("lost", 400, begin)
-    assert killed["missing"] == []
+    # what it had under way may have come for some frames and not for others before them
+    named = {n for begin, end in killed["incomplete"] for n in range(begin, end + 1)}
+    assert named >= set(range(201, 400))
+    assert (killed["state"], killed["expected"], killed["missing"]) == ("lost", 400, [])
+    assert killed["received"] + len(named) == 400
 
 
 def adapter_process(port: int, beamtime: str, modules: str) -> subprocess.Popen[bytes]:

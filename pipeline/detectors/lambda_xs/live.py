@@ -109,6 +109,7 @@ class LiveSource:
         self._look(first=True)
         # its first frames have gone by already; asked first, for a run may begin with our coming
         self._joined_late = self._status == "busy"
+        self._after_ns = 0 if self._joined_late else self._asked_ns
         receiver = Receiver([port.address for port in self._ports], kind="sub", queue=self._queue)
         self._receiver = receiver
         empty_s = self._clock()
