@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import subprocess
 import sys
 import zlib
@@ -262,3 +263,26 @@ def test_importing_the_registry_loads_no_decoder() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("encoding", ["bslz4", "bszstd", "lz4"])
+@pytest.mark.parametrize(
+    ("lengths", "problem"),
+    [
+        pytest.param((6, 0, 3), "block 1 of 3", id="a block of nothing between others"),
+        pytest.param((0, 6, 3), "block 0 of 3", id="a block of nothing first"),
+        pytest.param((3, 6, 0), "block 2 of 3", id="a block of nothing last"),
+        pytest.param((3, 2**32 - 1, 3), "block 1 of 3", id="a length that would turn negative"),
+        pytest.param((3, 2**31, 3), "block 1 of 3", id="a length beyond the payload"),
+        pytest.param((3, 3, 4), "block 2 of 3", id="a last block beyond the end"),
+        pytest.param((3, 3, 2), "1 bytes too many", id="a byte behind the last block"),
+    ],
+)
+def test_blocks_must_be_something_and_end_where_the_payload_does(
+    encoding: str, lengths: tuple[int, ...], problem: str
+) -> None:
+    payload = struct.pack(">QI", 96, 32)
+    payload += b"".join(struct.pack(">I", n) + b"\1" * min(n, 9) for n in lengths)
+    payload = payload[:33].ljust(33, b"\1")
+    with pytest.raises(DecodeError, match=problem):
+        codecs.decode(payload, encoding=encoding, shape=(4, 6), dtype="int32")
