@@ -77,7 +77,7 @@ def run_worker(
     processes: int = 1,
     threads: int = 1,
     out: str | Sequence[str] | None = None,
-    start: str = "start",
+    start: int | str = "start",
     where: str | None = None,
     min_modules: int | None = None,
     deadline_s: float | None = None,
@@ -110,7 +110,8 @@ def run_worker(
         Detector of the derived stream that the results go to, under the stream's own name.  Of
         several, each gets one of the tuple that the function returns.
     start:
-        Where a group without progress begins: ``start`` or ``now``.
+        Where a group without progress begins: ``start``, ``now``, a frame number or a time, as
+        :meth:`Stream.reset` takes it.
     where:
         Only frames that this expression selects, as in :meth:`Stream.select`; the others are
         skipped without being read.
@@ -161,7 +162,10 @@ def run_worker(
     found = load(function)
     if chunk and (start != "start" or where or min_modules or deadline_s or state):
         raise InvalidArgumentError("chunk", "goes with none of start, where, modules and state")
-    options: dict[str, Any] = {"start": start} if state is None else {"state": state}
+    begin = None if start in ("start", "now") else start
+    options: dict[str, Any] = {"start": start if begin is None else "start"}
+    if state is not None:
+        options = {"state": state}
     options |= {"where": where, "min_modules": min_modules, "deadline_s": deadline_s}
     options["keep_filtered"] = bool(where and outs)
     plan = Plan(
@@ -172,6 +176,7 @@ def run_worker(
         timeout_s=timeout_s,
         frame_limit_s=frame_limit_s,
         chunk=chunk,
+        begin=begin,
         options=options,
     )
     with connect(store, settings=settings) as session, _signals(stop) as stopping:

@@ -43,9 +43,10 @@ if TYPE_CHECKING:
 @click.option(
     "--from",
     "start",
-    type=click.Choice(["start", "now"]),
+    metavar="start|now|NUMBER|TIME",
     default="start",
-    help="Where a group that has done nothing yet begins.",
+    help="Where a group that has done nothing yet begins; TIME is ISO 8601, UTC if no zone is"
+    " named.",
 )
 @click.option(
     "--where",
@@ -157,7 +158,7 @@ def command(
             processes=processes,
             threads=threads,
             out=outs,
-            start=start,
+            start=int(start) if start.isdecimal() else start,
             where=where,
             chunk=chunk or 0,
             min_modules=min_modules,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import glob
 import logging
@@ -10,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.errors import InvalidFrameError, StreamTimeoutError
+from pipeline.errors import GroupActiveError, InvalidFrameError, StreamTimeoutError
 from pipeline.publishing.claims import holder
 from pipeline.records import NO_FLOOR
 from pipeline.session import Session
@@ -67,6 +68,8 @@ class Plan:
     max_attempts: int = 3
     timeout_s: float | None = None
     frame_limit_s: float | None = None
+    #: A number or a time where a group without progress begins; None: as ``options`` say.
+    begin: int | str | None = None
     #: Frames that a call gets as a list, in order; 0: one frame, in any order.
     chunk: int = 0
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -93,6 +96,8 @@ class Work:
         self.suspects: list[Call] = []
         #: Calls that go back to any process.
         self.again: list[Call] = []
+        if plan.begin is not None:
+            self._begin_at(session, plan.begin)
         self._results = [self._derived(session, out) for out in plan.outs]
         for results in self._results:
             results.open()
@@ -117,6 +122,16 @@ class Work:
             share.close()
             raise
         return share
+
+    def _begin_at(self, session: Session, to: int | str) -> None:
+        """Set where the group begins, unless it has begun."""
+        services, start = session.services, self.stream.start
+        group_id = services.names.group(start.beamtime, self._plan.group, start.stream_key)
+        topic = services.names.topic(start.beamtime, start.detector)
+        found = services.admin.committed(group_id, topic, start.partitions)
+        if all(entry.offset < 0 for entry in found):
+            with contextlib.suppress(GroupActiveError):  # another worker has begun just now
+                self.stream.reset(self._plan.group, to=to)
 
     def _derived(self, session: Session, detector: str) -> Results:
         return Results(

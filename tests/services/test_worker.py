@@ -280,6 +280,14 @@ def test_a_chunk_that_fails_is_tried_again_and_its_frames_are_given_up_one_by_on
     )
 
 
+def test_a_new_group_begins_at_a_number_and_an_old_one_where_it_is(
+    session: Session, beamtime: str, source: str
+) -> None:
+    assert work(worker_functions.mean, source, out="late", start=41).frames == FRAMES - 41
+    assert work(worker_functions.mean, source, out="late", start=3).frames == 0
+    assert session.stream(beamtime, "late", "s").account()["received"] == FRAMES - 41
+
+
 def test_a_frame_that_takes_too_long_is_tried_again_and_its_process_replaced(
     session: Session, beamtime: str, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
