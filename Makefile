@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test lint bench connectors clean
+.PHONY: demo test lint bench connectors spark clean
 
 ## demo: simulated detector -> adapter -> Kafka + S3 -> two workers -> HDF5, with a summary
 demo: $(STAMP)
@@ -35,6 +35,11 @@ connectors:
 	@set -e; for pom in connectors/*/pom.xml; do \
 		test -f "$$pom" || { echo "no connector here: connectors/*/pom.xml"; exit 1; }; \
 		echo "building $$pom"; mvn -q -B -f "$$pom" package $(ARGS); done
+
+## spark: Spark Structured Streaming over the topics, tested (needs a Java 17; installs pyspark, 450 MB)
+spark: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[spark]'
+	LICHTSTROM_NEED_SPARK=1 $(BIN)/python -m pytest tests/services/test_spark.py $(ARGS)
 
 $(STAMP): setup.cfg pyproject.toml
 	@test -n "$(PYTHON)" || { echo "lichtstrom needs Python 3.11 or newer and found none:" \

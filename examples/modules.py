@@ -24,10 +24,17 @@ with pipeline.connect() as session:
     whole = stream.latest()
     print(whole.number, whole.array.shape, sorted(whole.modules))
     assert (whole.number, whole.array.shape) == (8, (72, 64))
-    partial = stream.latest(min_modules=1)
     try:
-        partial.array  # noqa: B018 -- shows the error
+        stream.frame(9).array  # noqa: B018 -- shows the error
     except pipeline.IncompleteFrameError as error:
         print(error)
-    assert partial.missing_modules == (1,)
+    partial = stream.latest(min_modules=1)  # fewer are enough: what is missing are gaps
+    assert (partial.number, partial.missing_modules) == (9, (1,))
+    assert (partial.array[40:] == 65535).all()
+    assert partial.gaps[32:].all()
+    assert not partial.gaps[:32].any()
+
+    frames = stream.ordered(min_modules=1, deadline_s=0.5)
+    print(len(list(frames)), "frames, incomplete:", frames.incomplete)
+    assert frames.incomplete == [[9, 9]]
     assert stream.account()["incomplete"] == [[9, 9]]

@@ -11,6 +11,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.config import Settings
+    from pipeline.connectors.errors import (
+        ConnectError,
+        ConnectorConfigError,
+        ConnectorExistsError,
+        ConnectorNotFoundError,
+        ConnectTimeoutError,
+        ConnectUnavailableError,
+    )
     from pipeline.errors import (
         AlreadyAcknowledgedError,
         BlobNotFoundError,
@@ -19,12 +27,6 @@ if TYPE_CHECKING:
         ChecksumError,
         ClosedError,
         ConfigError,
-        ConnectError,
-        ConnectorConfigError,
-        ConnectorExistsError,
-        ConnectorNotFoundError,
-        ConnectTimeoutError,
-        ConnectUnavailableError,
         DecodeError,
         ExpressionError,
         FlushTimeoutError,
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
         WriterSupersededError,
     )
     from pipeline.frame import Module
+    from pipeline.joining.view import JoinedStream
     from pipeline.naming import StreamId
     from pipeline.publisher import Position, Publisher
     from pipeline.reading.account import Account
@@ -69,6 +72,7 @@ if TYPE_CHECKING:
     from pipeline.session import Session, StreamSummary, connect
     from pipeline.sharing.delivery import Delivery
     from pipeline.stream import Stream
+    from pipeline.value_publisher import ValuePublisher
 
     __version__: str
 else:
@@ -94,11 +98,18 @@ else:
         return sorted({*globals(), *__all__})
 
 
-#: Where the names that are no errors live.
+#: Where the names live that are none of ``pipeline.errors``.
 _HOMES = {
     "Account": "pipeline.reading.account",
+    "ConnectError": "pipeline.connectors.errors",
+    "ConnectTimeoutError": "pipeline.connectors.errors",
+    "ConnectUnavailableError": "pipeline.connectors.errors",
+    "ConnectorConfigError": "pipeline.connectors.errors",
+    "ConnectorExistsError": "pipeline.connectors.errors",
+    "ConnectorNotFoundError": "pipeline.connectors.errors",
     "Delivery": "pipeline.sharing.delivery",
     "Frame": "pipeline.reading.frame",
+    "JoinedStream": "pipeline.joining.view",
     "Module": "pipeline.frame",
     "Position": "pipeline.publisher",
     "Publisher": "pipeline.publisher",
@@ -107,6 +118,7 @@ _HOMES = {
     "Stream": "pipeline.stream",
     "StreamId": "pipeline.naming",
     "StreamSummary": "pipeline.session",
+    "ValuePublisher": "pipeline.value_publisher",
     "connect": "pipeline.session",
 }
 
@@ -137,6 +149,7 @@ __all__ = [
     "InvalidArgumentError",
     "InvalidFrameError",
     "InvalidNameError",
+    "JoinedStream",
     "Module",
     "NodeNotFoundError",
     "OutputEndedError",
@@ -167,6 +180,7 @@ __all__ = [
     "StreamTimeoutError",
     "TopicMissingError",
     "UnknownSchemaError",
+    "ValuePublisher",
     "WireError",
     "WriterActiveError",
     "WriterSupersededError",

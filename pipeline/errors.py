@@ -1,4 +1,4 @@
-"""Every error that lichtstrom raises on purpose.
+"""Every error that lichtstrom raises on purpose; ``pipeline.connectors.errors`` has some more.
 
 One tree under :class:`PipelineError`.  The text says what, where and what to do; the facts are
 attributes, so that code never parses text.  ``retriable`` tells whether the same call may succeed
@@ -7,16 +7,13 @@ later without anybody changing anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 
 class PipelineError(Exception):
     """Base of all expected failures; anything else that escapes is a bug of ours."""
 
     retriable = False
-
-
-# -- bad input from a user ----------------------------------------------------------------------
 
 
 def of_ours(error: Exception) -> PipelineError:
@@ -26,6 +23,9 @@ def of_ours(error: Exception) -> PipelineError:
     found = PipelineError(f"unforeseen, please report it: {error!r:.500}")
     found.__cause__ = error
     return found
+
+
+# -- bad input from a user ----------------------------------------------------------------------
 
 
 class InvalidNameError(PipelineError, ValueError):
@@ -64,7 +64,14 @@ class ConfigError(PipelineError, ValueError):
 
 
 class ExpressionError(PipelineError, ValueError):
-    """A ``select`` expression that does not parse or uses what is not allowed."""
+    """A ``select`` expression that does not parse or uses what is not allowed.
+
+    ``column`` is where in the text, in characters from 1; None where it is about all of it.
+    """
+
+    def __init__(self, text: str, *, column: int | None = None) -> None:
+        self.column = column
+        super().__init__(text)
 
 
 # -- streams and frames -------------------------------------------------------------------------
@@ -103,6 +110,7 @@ class StreamOpenError(PipelineError):
 _REASONS = {
     "missing": " (its writers have passed this number)",
     "not yet": " (the stream goes on: timeout_s waits for it)",
+    "not sampled": " (this stream is a sample of another one)",
     "outside": " of its numbers, and the stream has ended",
 }
 
@@ -111,7 +119,8 @@ class FrameNotFoundError(PipelineError, LookupError):
     """The stream has no frame of this number.
 
     ``reason`` is "missing" (passed by all writers, never came), "not yet" (the stream is open and
-    has not come so far), "outside" (the stream has ended before or begun after it).
+    has not come so far), "outside" (the stream has ended before or begun after it), "not sampled"
+    (this is a sample, without that frame).
     """
 
     def __init__(self, stream: object, number: int, reason: str) -> None:
@@ -421,70 +430,3 @@ class SinkBusyError(SinkError):
 
 class PluginError(PipelineError):
     """An adapter, simulator or sink plugin cannot be found or loaded."""
-
-
-# -- Kafka Connect ------------------------------------------------------------------------------
-
-
-class ConnectError(PipelineError):
-    """A Kafka Connect worker refused a request, or one of its connectors failed."""
-
-
-class ConnectUnavailableError(ConnectError, ConnectionError):
-    """No Kafka Connect worker answers, or its group did not settle in time."""
-
-    retriable = True
-
-    def __init__(self, url: str, problem: str) -> None:
-        self.url = url
-        super().__init__(
-            f"Kafka Connect at {url} does not answer: {problem}; is it running"
-            " (`lichtstrom status`, `lichtstrom up --connect`) and is the address right?"
-        )
-
-
-class ConnectorExistsError(ConnectError):
-    """There is a connector of this name already."""
-
-    def __init__(self, connector: str, *, url: str) -> None:
-        self.connector = connector
-        self.url = url
-        super().__init__(
-            f"connector {connector} exists at {url}: give another --name, or remove it first"
-            f" (`lichtstrom connect remove {connector}`)"
-        )
-
-
-class ConnectorNotFoundError(ConnectError, LookupError):
-    """There is no connector of this name."""
-
-    def __init__(self, connector: str, *, url: str) -> None:
-        self.connector = connector
-        self.url = url
-        super().__init__(
-            f"no connector {connector} at {url}: `lichtstrom connect list` tells the names"
-        )
-
-
-class ConnectorConfigError(ConnectError, ValueError):
-    """A connector's settings are refused; ``fields`` has the worker's words for each."""
-
-    def __init__(self, connector: str, fields: Mapping[str, Sequence[str]]) -> None:
-        self.connector = connector
-        self.fields = {name: tuple(words) for name, words in fields.items()}
-        said = "; ".join(f"{name}: {' '.join(words)}" for name, words in self.fields.items())
-        super().__init__(f"the settings of connector {connector} are refused: {said}")
-
-
-class ConnectTimeoutError(ConnectError, TimeoutError):
-    """A connector's file did not come in time; the connector goes on."""
-
-    retriable = True
-
-    def __init__(self, connector: str, *, path: object, timeout_s: float) -> None:
-        self.connector = connector
-        self.path = str(path)
-        super().__init__(
-            f"no {path} after {timeout_s:g} s; connector {connector} goes on: has the stream"
-            " ended, do its workers write to this very file system, and what do their logs say?"
-        )

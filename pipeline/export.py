@@ -33,8 +33,10 @@ from pipeline.errors import (
 )
 from pipeline.manifest.partfile import Read, open_part
 from pipeline.manifest.seal import Sealed, load_seal
+from pipeline.manifest.stored import discover
 from pipeline.naming import Names
 from pipeline.protocols import BlobStore, Durability
+from pipeline.reading.sample import sample_of
 from pipeline.records import Int64s, Segment, StreamInfo, UInt32s
 from pipeline.wire.catalogue import stream_id
 
@@ -159,12 +161,15 @@ class _Export:
         self._threads = threads
         self._durability: Durability = durability
         self.report = ExportReport()
+        #: By beamtime: detector and stream of the target's samples, and their ids.
+        self._samples: dict[str, dict[tuple[str, str], bytes]] = {}
 
     def stream(self, info: StreamInfo, names: Names) -> None:
         """Copy one stream."""
         if info.seal is None:
             raise StreamOpenError(stream_id(info), "only a sealed stream can be exported")
         sealed = load_seal(self._source, info.seal.key)
+        self._refuse_beside_a_sample(sealed.info, names)
         self._target.create_bucket(names.bucket(sealed.info.start.beamtime))
         for objects in self._payloads(sealed):
             self._copy_all(objects)
@@ -173,6 +178,20 @@ class _Export:
         self._copy_all({sealed.key: _Frames()})
         self._count(ExportReport(streams=1))
         log.info("stream exported stream=%s target=%s", stream_id(info), self._target.url)
+
+    def _refuse_beside_a_sample(self, info: StreamInfo, names: Names) -> None:
+        """Raise InvalidArgumentError where a reader by name would find a sample or the whole."""
+        start = info.start
+        if start.beamtime not in self._samples:
+            found = discover(self._target, names, start.beamtime)
+            samples = [(i.start, i.start.stream_key) for i in found if sample_of(i.start)]
+            self._samples[start.beamtime] = {(s.detector, s.stream): key for s, key in samples}
+        there = self._samples[start.beamtime].get((start.detector, start.stream))
+        if there not in (None, start.stream_key):
+            raise InvalidArgumentError(
+                "target",
+                f"{self._target.url} has a sample of {stream_id(info)}: name another directory",
+            )
 
     def _payloads(self, sealed: Sealed) -> Iterator[dict[str, _Frames]]:
         """Yield the objects that are referred to, a part of the manifest at a time."""

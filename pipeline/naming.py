@@ -189,6 +189,17 @@ class Names:
         except InvalidNameError:
             return None
 
+    def turns(self, beamtime: str, group: str) -> str:
+        """Return the topic, and the Kafka group, that split streams among ordered readers.
+
+        No name of a detector's topic, which has a dot less, nor of a group's, which have one more.
+        """
+        check_name("beamtime", beamtime)
+        check_name("group", group)
+        return self._limit(
+            "group", group, f"{self.prefix}.{escape(beamtime)}.{escape(group)}.turns"
+        )
+
     def group(self, beamtime: str, group: str, stream_key: bytes) -> str:
         """Return the Kafka group id of (group, stream): progress belongs to both."""
         check_name("group", group)
@@ -301,6 +312,11 @@ def segment_key(
 def manifest_prefix(prefix: str) -> str:
     """Return what the keys of a stream's manifest objects begin with."""
     return f"{prefix}manifest/"
+
+
+def stream_prefix_of(manifest_key: str) -> str:
+    """Return what the keys of all blobs of a stream begin with, from its seal's or a part's."""
+    return manifest_key.rpartition("manifest/")[0]
 
 
 def seal_key(prefix: str, *, epoch: int, nonce: str) -> str:

@@ -33,6 +33,8 @@ class BlobStore(Protocol):
     methods may be called from several threads.  Every call raises StoreUnavailableError (retry
     later), StoreFullError or StoreDeniedError when the store cannot do it; no call waits longer
     than the store's ``timeout_s`` setting (a put of a large file: plus 1 s for each 50 MB).
+
+    A store can be pickled, its keys included: a process that unpickles it opens it once.
     """
 
     @property
@@ -174,6 +176,11 @@ class SeriesBegin:
         How many frames will come; None where the source tells an upper bound only.
     attachments:
         Arrays that are kept beside the stream (mask, flat field, a file as uint8), by name.
+    share:
+        Indices of the modules that this process writes of a stream that it shares with others of
+        equal ``run``; empty: it writes them all.
+    after_ns:
+        Of a shared series: it has not begun before this time, ns since 1970 (UTC).
     late:
         The beginning was missed: the series belongs to the newest open stream whose facts include
         ``run``, else it gets a stream of its own.
@@ -187,6 +194,8 @@ class SeriesBegin:
     rate_hz: float | None = None
     expected: int | None = None
     attachments: Mapping[str, Any] = field(default_factory=dict)
+    share: tuple[int, ...] = ()
+    after_ns: int = 0
     late: bool = False
 
 
@@ -271,8 +280,11 @@ class DetectorAdapter(Protocol):
     that same thread, between two events.
 
     Optional: ``idle_end_s`` (seconds of silence that end a series), ``after``, ``owns(run)``
-    (whether an open stream with these facts is one of ours), and ``exclusive = True`` for a device
-    that makes one series at a time: a new begin then ends, as lost, what is open of an earlier one.
+    (whether an open stream with these facts is one of ours), ``share(count)`` (which modules of a
+    stream of so many this process writes, where others write the rest; none where it writes all)
+    with ``others_wait_s`` (how long those may take to end theirs), and ``exclusive = True`` for a
+    device that makes one series at a time: a new begin then ends, as lost, what is open of an
+    earlier one.
     """
 
     name: str

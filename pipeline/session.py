@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -25,19 +25,21 @@ from pipeline.errors import (
 from pipeline.frame import AttributeValue, Module
 from pipeline.manifest.combined import CombinedLog
 from pipeline.manifest.stored import StoredLog, discover
-from pipeline.naming import StreamId, new_nonce, new_stream_key
+from pipeline.naming import StreamId, check_name, new_nonce, new_stream_key
 from pipeline.protocols import StreamLog
 from pipeline.publisher import Publisher
 from pipeline.publishing import claims, deleting, ending
 from pipeline.publishing.opening import Claiming
 from pipeline.publishing.window import Role
-from pipeline.reading.limits import check_number
+from pipeline.reading.limits import check_number, check_timeout
 from pipeline.records import Start, State, StreamInfo
 from pipeline.services import Services
 from pipeline.stream import Stream
+from pipeline.value_publisher import ValuePublisher
 
 if TYPE_CHECKING:
     from pipeline.shared import Delivery
+    from pipeline.sharing.following import FollowedFrames
 
 #: How often ``follow`` looks for new streams.
 _FOLLOW_EVERY_S = 0.25
@@ -85,7 +87,7 @@ class Session:
         rate_hz: float | None = None,
         metadata: Mapping[str, AttributeValue] | None = None,
         modules: Sequence[Module] = (),
-        module: int | None = None,
+        module: int | Sequence[int] | None = None,
         expected: int | None = None,
         frames_per_chunk: int | None = None,
         frame_nbytes: int | None = None,
@@ -108,7 +110,7 @@ class Session:
         modules:
             The detector's modules; empty for a detector that is one image.
         module:
-            Write this module only; others have writers of their own.
+            Write this module, or these, only; others have writers of their own.
         expected:
             How many frames the source will make, if it knows.
         frames_per_chunk:
@@ -137,7 +139,8 @@ class Session:
             expected = check_number("expected", expected)
         if rate_hz is not None and not (isinstance(rate_hz, (int, float)) and 0 < rate_hz < 1e9):
             raise InvalidArgumentError("rate_hz", f"{rate_hz!r} is not a rate")
-        _check_modules(modules, module)
+        written = (module,) if isinstance(module, int) else tuple(module or ())
+        _check_modules(modules, written)
         name = StreamId(beamtime, detector, stream)
         self._services.names.bucket(beamtime)  # names that cannot be stored fail before anything
         self._services.names.topic(beamtime, detector)
@@ -163,7 +166,7 @@ class Session:
             self._services,
             start,
             config.with_publish(self.settings, **changes).publish,
-            modules=None if module is None else (module,),
+            modules=written or None,
             claiming=Claiming(reopen=reopen, takeover=takeover, instance=instance),
             role=role,
             frame_nbytes=frame_nbytes,
@@ -175,6 +178,43 @@ class Session:
             out.abandon()
             raise
         return out
+
+    def publish_values(
+        self,
+        beamtime: str,
+        channel: str,
+        stream: str,
+        *,
+        metadata: Mapping[str, AttributeValue] | None = None,
+        units: Mapping[str, str] | None = None,
+        tick_s: float | None = None,
+        settle_s: float = 0.2,
+        **options: Any,
+    ) -> ValuePublisher:
+        """Open a stream of named values over time: motor positions, ring current, scan points.
+
+        Parameters
+        ----------
+        channel:
+            What the values come from (``motors``); it stands where detectors have their name.
+        stream:
+            Named as the frames' stream, so that ``stream.join(channel)`` finds it.
+        units:
+            Unit of each value; kept as ``units`` in the metadata.
+        tick_s:
+            After so much silence the stream says that nothing has changed, so that frames need
+            not wait for values that are rare.  Only where times are those of this computer.
+        settle_s:
+            ... up to so long ago: values may be put so much later than their time.
+        options:
+            As for :meth:`publish` (``reopen``, ``durability``, ...); 16 values share a partition.
+
+        Blocks and raises as :meth:`publish`.
+        """
+        said = {**(metadata or {}), **({"units": dict(units)} if units else {})}
+        options = {"frames_per_chunk": 16, **options}
+        out = self.publish(beamtime, channel, stream, metadata=said, **options)
+        return ValuePublisher(out, tick_s=tick_s, settle_s=settle_s)
 
     def _keep(self, item: Publisher | Stream) -> None:
         """Remember what the session has to close, and forget what was closed: it holds buffers."""
@@ -198,6 +238,7 @@ class Session:
             read=self.settings.read,
             shared=self._shared,
             group=self._group,
+            opener=lambda other: self.stream(other.beamtime, other.detector, other.stream),
         )
         self._keep(opened)
         return opened
@@ -245,6 +286,49 @@ class Session:
             if timeout_s is not None and time.monotonic() - since >= timeout_s:
                 raise StreamTimeoutError(pattern, timeout_s, "no new stream began")
             pause.wait(_FOLLOW_EVERY_S)
+
+    def follow_ordered(
+        self,
+        group: str,
+        pattern: str = "*/*/*",
+        *,
+        timeout_s: float | None = 30.0,
+        on_end: Callable[[StreamId], object] | None = None,
+    ) -> FollowedFrames:
+        """Read all streams of a pattern in order, split by stream among a group's members.
+
+        Each stream that there is or that begins is read by exactly one member, every frame in
+        number order; a member reads all its streams at once, in turns.  When a member leaves or
+        dies, others take its streams and go on behind the last frame it acknowledged.  That takes
+        as long as the broker waits for a silent member: 10 s where `lichtstrom up` runs it, 45 s
+        by Kafka's default.
+
+        Parameters
+        ----------
+        group:
+            All members of a group give the same pattern.
+        timeout_s:
+            Silence of all streams after which StreamTimeoutError is raised; None waits for ever.
+        on_end:
+            Called with the name of a stream that has ended, all its frames being acknowledged; in
+            the iterating thread, and again if this process dies over it.
+
+        Raises
+        ------
+        InvalidNameError, BrokerUnavailableError
+        PipelineError
+            There is no broker.
+        """
+        from pipeline.sharing.following import follow_ordered
+
+        return follow_ordered(
+            self._services,
+            group=check_name("group", group),
+            listing=lambda: self.streams(pattern),
+            opening=lambda name: self.stream(name.beamtime, name.detector, name.stream),
+            timeout_s=check_timeout(timeout_s),
+            on_end=on_end,
+        )
 
     def _find(self, name: StreamId) -> StreamInfo:
         for info in self._infos(name.beamtime):
@@ -345,15 +429,16 @@ class Session:
         self.close()
 
 
-def _check_modules(modules: Sequence[Module], module: int | None) -> None:
+def _check_modules(modules: Sequence[Module], written: Sequence[int]) -> None:
     """Refuse modules that no reader could take for some."""
     if not all(isinstance(m, Module) for m in modules):
         raise InvalidArgumentError("modules", "must be a sequence of pipeline.Module")
     indices = [m.index for m in modules]
     if len(set(indices)) != len(indices) or any(not 0 <= i < 2**15 for i in indices):
         raise InvalidArgumentError("modules", f"indices {indices}: each once, 0 to 32767")
-    if module is not None and module not in (indices or [0]):
-        raise InvalidArgumentError("module", f"{module!r} is not one of {indices or [0]}")
+    for module in written:
+        if module not in (indices or [0]):
+            raise InvalidArgumentError("module", f"{module!r} is not one of {indices or [0]}")
 
 
 def connect(store: str | None = None, *, settings: Settings | None = None) -> Session:

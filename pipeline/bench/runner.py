@@ -10,14 +10,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline.bench.connecting import CONNECT_ROWS, connected
 from pipeline.bench.ground import Ground, prepared
 from pipeline.bench.instruments import INSTRUMENTS, whole
+from pipeline.bench.joining import joined
 from pipeline.bench.lookup import at_random, selecting
 from pipeline.bench.rates import flat_out, latency, sustained
 from pipeline.bench.resources import memory, publisher_cpu
 from pipeline.bench.rows import Row
 from pipeline.bench.sinking import WRITER_ROWS, million, through, writer_alone
 from pipeline.bench.startup import start_up
+from pipeline.bench.working import balance, members, throughput
 from pipeline.errors import InvalidArgumentError, PipelineError
 
 Measure = Callable[[Ground, str], Row]
@@ -35,6 +38,8 @@ ROWS: Mapping[str, Measure] = {
     "random.1e6": at_random,
     "random.1e7": at_random,
     "select.1e6": selecting,
+    "join.64KiB.six": joined,
+    "join.1200kB.six": joined,
     "cpu.publisher.1200kB": publisher_cpu,
     "memory.publisher": memory,
     "memory.reader": memory,
@@ -44,6 +49,13 @@ ROWS: Mapping[str, Measure] = {
     "sink.through.1200kB": through,
     "sink.million": million,
     "memory.sink": through,
+    "worker.64KiB": throughput,
+    "worker.1200kB": throughput,
+    "worker.balance": balance,
+    "worker.balance.4x10": balance,
+    "members.200": members,
+    "members.1000": members,
+    **dict.fromkeys(CONNECT_ROWS, connected),
     **{f"detector.{name}": whole for name in INSTRUMENTS},
 }
 

@@ -59,7 +59,7 @@ class Given:
 def writer_alone(ground: Ground, name: str) -> Row:
     """Measure the sink's writer against plain write() of the same bytes to one file."""
     shape, dtype, encoding = WRITER_ROWS[name]
-    payloads = _payloads(shape, dtype, encoding)
+    payloads = payloads_of(shape, dtype, encoding)
     mean_nbytes = sum(map(len, payloads)) / len(payloads)
     count = int(_VOLUME[ground.quick] / mean_nbytes)
     values, limits = [], []
@@ -84,7 +84,8 @@ def writer_alone(ground: Ground, name: str) -> Row:
     )
 
 
-def _payloads(shape: tuple[int, int], dtype: str, encoding: str) -> list[bytes]:
+def payloads_of(shape: tuple[int, int], dtype: str, encoding: str) -> list[bytes]:
+    """Return the payloads of four images of rings."""
     from pipeline.detectors.scene import ring_images
 
     images = ring_images(shape, count=4, dtype=dtype, mean=20.0)
@@ -194,26 +195,33 @@ def million(ground: Ground, name: str) -> Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
+class SinkJob:
+    """Which stream goes where."""
+
     settings: Settings
     beamtime: str
     folder: Path
 
 
 def through(ground: Ground, name: str) -> Row:
-    """Measure a stored stream into a file, against reading it alone; ``memory`` in MB."""
+    """Measure a stored stream into a file, against reading it alone; ``memory`` in MB.
+
+    A third process reads and writes the same bytes to a plain file: what is left of the reader's
+    rate there, no sink can have.
+    """
     shape, nbytes = (600, 1000), 1_200_000
     count = _VOLUME[ground.quick] // nbytes
-    payloads = _payloads(shape, "uint16", "raw")
+    payloads = payloads_of(shape, "uint16", "raw")
     wrote: list[float] = []
+    copied: list[float] = []
     read: list[float] = []
     grown: list[float] = []
     with ground.beamtime() as beamtime, ground.scratch() as folder:
         _publish(ground.settings("file"), beamtime, payloads, count, shape)
-        job = _Job(settings=ground.settings("file"), beamtime=beamtime, folder=folder)
-        for _ in range(3):
-            heat(folder, min(HEAT_NBYTES, count * nbytes))
-            for role, found in ((_read, read), (_write, wrote)):
+        job = SinkJob(settings=ground.settings("file"), beamtime=beamtime, folder=folder)
+        for _ in range(5):
+            for role, found in ((_read, read), (_copy, copied), (_write, wrote)):
+                heat(folder, min(HEAT_NBYTES, count * nbytes))
                 with Child(role, job) as child:
                     facts = child.hear("done")
                 found.append(count / facts["elapsed_s"])
@@ -223,6 +231,9 @@ def through(ground: Ground, name: str) -> Row:
         f"{median(wrote) * nbytes / 1e6:.0f} MB/s to the end of the stream, finish left out",
         f"resident memory of the writing process at most {max(grown) / 1e6:.0f} MB",
         "page cache, no fsync; limit: a process that reads every payload in order, CRC checked",
+        f"one that also writes them to a plain file: {median(copied):.0f} frames/s,"
+        f" {median(copied) / median(read):.2f} of the limit;"
+        f" the sink is {median(wrote) / median(copied):.2f} of that",
     ]
     if name.startswith("memory"):
         return row(
@@ -252,7 +263,7 @@ def _publish(
             out.write(images[number % len(images)], number=number, attributes={"omega": 0.1})
 
 
-def _read(line: Line, job: _Job) -> None:
+def _read(line: Line, job: SinkJob) -> None:
     from pipeline.session import connect
 
     with (
@@ -265,7 +276,23 @@ def _read(line: Line, job: _Job) -> None:
         line.say("done", elapsed_s=time.perf_counter() - begun_s)
 
 
-def _write(line: Line, job: _Job) -> None:
+def _copy(line: Line, job: SinkJob) -> None:
+    from pipeline.session import connect
+
+    path = job.folder / "plain"
+    with (
+        connect(settings=job.settings) as session,
+        session.stream(job.beamtime, "detector", "stream") as stream,
+        path.open("wb", buffering=0) as file,
+    ):
+        begun_s = time.perf_counter()
+        for frame in stream.ordered():
+            file.write(frame.payload)
+        line.say("done", elapsed_s=time.perf_counter() - begun_s, resident=0)
+    path.unlink()
+
+
+def _write(line: Line, job: SinkJob) -> None:
     from pipeline.session import connect
     from pipeline.sinks.hdf5.files import Files, Options
     from pipeline.sinks.hdf5.records import LogFeed, write_records

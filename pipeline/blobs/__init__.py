@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -11,7 +12,7 @@ from pipeline.config import StoreSettings
 from pipeline.errors import ConfigError
 from pipeline.protocols import BlobStore
 
-__all__ = ["open_store"]
+__all__ = ["open_store", "reopen"]
 
 
 def open_store(settings: StoreSettings) -> BlobStore:
@@ -32,3 +33,12 @@ def open_store(settings: StoreSettings) -> BlobStore:
     raise ConfigError(
         f"store.url = {url!r} must be file:///dir, s3://, s3://bucket/prefix or memory://NAME"
     )
+
+
+@functools.lru_cache(maxsize=16)
+def reopen(settings: StoreSettings) -> BlobStore:
+    """Return the store of this process for these settings: what unpickling a store gives.
+
+    It stays open as long as the process, since nobody knows which task is the last.
+    """
+    return open_store(settings)

@@ -13,10 +13,10 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from pipeline.blobs import oscalls
+from pipeline.blobs.buffers import Buffers
 from pipeline.blobs.keys import (
     PART_PREFIX,
     check_bucket,
@@ -29,6 +29,7 @@ from pipeline.blobs.keys import (
     missing_bucket,
 )
 from pipeline.blobs.oserrors import translated
+from pipeline.config import StoreSettings
 from pipeline.errors import BlobNotFoundError, ClosedError, StoreUnavailableError
 from pipeline.frame import Buffer
 from pipeline.protocols import BlobInfo, Durability
@@ -55,11 +56,18 @@ class FileStore:
         # Folders known to survive a power loss, so that each is flushed once, not for every file.
         self._durable: set[Path] = set()
         self._lock = threading.Lock()
+        self._buffers = Buffers()
 
     @property
     def url(self) -> str:
         """The address."""
         return self._url
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as what it was opened with; see :func:`pipeline.blobs.reopen`."""
+        from pipeline.blobs import reopen  # it imports this module
+
+        return reopen, (StoreSettings(url=self._url),)
 
     def put(self, key: str, parts: Sequence[Buffer], *, durability: Durability) -> None:
         """Write one object made of ``parts`` back to back."""
@@ -82,8 +90,7 @@ class FileStore:
         """Return exactly ``length`` bytes from ``offset``."""
         check_range(offset, length)
         path = self._path(check_key(key))
-        # empty() and not bytearray(): the memory is written once, by the read.
-        data = np.empty(length, np.uint8).data
+        data = self._buffers.take(length)
         with translated(self._url, path), self._reading(key, path) as descriptor:
             if oscalls.read_at(descriptor, data, offset) < length or not length:
                 nbytes = os.fstat(descriptor).st_size
@@ -134,6 +141,7 @@ class FileStore:
     def close(self) -> None:
         """Refuse further calls."""
         self._closed = True
+        self._buffers.clear()
 
     def _path(self, key: str) -> Path:
         if self._closed:

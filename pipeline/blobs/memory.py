@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from pipeline.blobs.keys import (
     check_bucket,
@@ -16,6 +17,7 @@ from pipeline.blobs.keys import (
     flat,
     missing_bucket,
 )
+from pipeline.config import StoreSettings
 from pipeline.errors import BlobNotFoundError, ClosedError, StoreUnavailableError
 from pipeline.frame import Buffer
 from pipeline.protocols import BlobInfo, Durability
@@ -46,6 +48,12 @@ class MemoryStore:
     def url(self) -> str:
         """The address."""
         return self._url
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as what it was opened with; in another process it is empty."""
+        from pipeline.blobs import reopen  # it imports this module
+
+        return reopen, (StoreSettings(url=self._url),)
 
     def put(self, key: str, parts: Sequence[Buffer], *, durability: Durability) -> None:
         """Write one object made of ``parts`` back to back."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -60,12 +60,19 @@ class S3Store:
         self._url = f"s3://{'/'.join(part for part in (self._bucket, self._prefix) if part)}"
         if settings.endpoints:
             self._url += f" ({', '.join(settings.endpoints)})"
+        self._settings = settings
         self._links = Links(settings, store=self._url)
 
     @property
     def url(self) -> str:
         """The address, with the endpoints."""
         return self._url
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as what it was opened with, keys included; see :func:`pipeline.blobs.reopen`."""
+        from pipeline.blobs import reopen  # it imports this module
+
+        return reopen, (self._settings,)
 
     def put(self, key: str, parts: Sequence[Buffer], *, durability: Durability) -> None:
         """Write one object made of ``parts`` back to back, in one request unless it is large.

@@ -11,7 +11,12 @@ import click
 from pipeline.cli.hdf5_options import file_options, mapping_option
 from pipeline.cli.names import open_stream, stream_argument
 from pipeline.cli.output import json_option, print_json, print_pairs, print_table
-from pipeline.errors import ConnectError, RuntimeUnavailableError
+from pipeline.connectors.errors import (
+    ConnectError,
+)
+from pipeline.errors import (
+    RuntimeUnavailableError,
+)
 from pipeline.naming import StreamId
 
 if TYPE_CHECKING:
@@ -181,12 +186,18 @@ def list_(url: str | None, as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("name", metavar="NAME")
+@click.argument("name", metavar="NAME|STREAM")
 @url_option
 def remove(name: str, url: str | None) -> None:
-    """Remove a connector; files stay, finished or not, and dead letters, too."""
+    """Remove a connector; files stay, finished or not, and dead letters, too.
+
+    Of STREAM it is the connector that `connect hdf5 STREAM` has made.
+    """
+    from pipeline.connectors.hdf5_config import connector_name
     from pipeline.connectors.rest import ConnectRest
 
+    if "/" in name:  # no connector's name has it
+        name = connector_name(StreamId.parse(name))
     with ConnectRest(_url(url)) as rest:
         forgotten = rest.remove(name)
     click.echo(f"removed {name}")

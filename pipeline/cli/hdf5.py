@@ -33,15 +33,16 @@ def command() -> None:
     "--stream",
     type=StreamParam(),
     metavar="STREAM",
-    help="Compare every frame with this stream, beamtime/detector/stream, which must have ended.",
+    help="Compare frames and metadata with this stream, beamtime/detector/stream, which has ended.",
 )
 @store_option
 @json_option
 def check(files: tuple[Path, ...], stream: str | None, store: str | None, as_json: bool) -> None:
     """Check structure and counts, and decode every chunk, of files and of all they refer to.
 
-    With --stream also: every frame of the stream is in the file at its place, with its time and
-    its pixels, and no other. Name the file that users open, not its parts.
+    With --stream also: every frame of the stream is in the file at its place, with its time, its
+    pixels and its attributes, and no other; and the metadata is that of the stream. Name the file
+    that users open, not its parts.
 
     Exit status 0: nothing is wrong; 1: something is, and it was said; 3: a file or the stream
     cannot be read, or the file is of another stream.

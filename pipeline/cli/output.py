@@ -139,6 +139,9 @@ def account_pairs(account: Mapping[str, Any]) -> list[tuple[str, object]]:
         elif isinstance(value, list):
             if value:
                 pairs.append((name, range_text(value)))
+        elif name == "sample":
+            chosen = f"{value['selection']} of {value['frames']} frames"
+            pairs.append(("sample", f"{chosen}, stream {value['of']}"))
         elif name == "complete":
             pairs.append((name, "yes" if value else "no"))
         elif value or name == "received":

@@ -21,6 +21,7 @@ COMMANDS = {
     "frames": ("frames", "List the frames of a stream."),
     "watch": ("watch", "Draw the newest image, and follow."),
     "verify": ("verify", "Read a whole stream and print its account."),
+    "values": ("values", "Publish values over time: JSON lines, EPICS; show them."),
     "worker": ("worker", "Run a function on every frame, in a group."),
     "group": ("group", "List groups, tell their lag, set where they go on."),
     "dlq": ("dlq", "See, replay and drop the frames that groups gave up."),

@@ -1,13 +1,15 @@
-"""``lichtstrom simulate NAME``."""
+"""``lichtstrom simulate NAME``, and ``simulate replay`` for stored data."""
 
 from __future__ import annotations
 
+import errno
 from importlib.metadata import EntryPoint
 from typing import Any
 
 import click
 
 from pipeline.cli import plugins
+from pipeline.cli.groups import FailedError
 from pipeline.cli.output import json_option, print_json, progress_bar
 from pipeline.cli.signals import stopping
 
@@ -26,6 +28,23 @@ def _build(point: EntryPoint) -> click.Command:
 
 
 def _run(plugin: Any, settings: dict[str, Any], *, as_json: bool) -> None:
+    import zmq  # most simulators have loaded it anyway
+
+    try:
+        _simulate(plugin, settings, as_json=as_json)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise FailedError(f"{where}{error.strerror or error}{_hint(error.errno)}") from error
+    except zmq.ZMQError as error:
+        raise FailedError(f"{error}{_hint(error.errno)}") from error
+
+
+def _hint(number: int | None) -> str:
+    taken = number == errno.EADDRINUSE
+    return " (another program has the port: choose one with --port or its like)" if taken else ""
+
+
+def _simulate(plugin: Any, settings: dict[str, Any], *, as_json: bool) -> None:
     simulator = plugin(**settings)
     wanted = getattr(simulator, "frames", 0)
     made = 0
@@ -44,8 +63,30 @@ def _run(plugin: Any, settings: dict[str, Any], *, as_json: bool) -> None:
     stop.exit_if_asked()
 
 
+class SimulatorGroup(plugins.PluginGroup):
+    """The simulators, and ``replay`` for stored data."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return ``replay`` and the simulators' names."""
+        return ["replay", *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load a command."""
+        if cmd_name == "replay":
+            from pipeline.cli.replay import command as replay
+
+            return replay
+        return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the simulators, and ``replay`` by itself."""
+        super().format_commands(ctx, formatter)
+        with formatter.section("Stored data"):
+            formatter.write_dl([("replay", "Play a file, a directory or a stream as a live one.")])
+
+
 command = click.group(
-    cls=plugins.PluginGroup,
+    cls=SimulatorGroup,
     plugins="lichtstrom.simulators",
     build=_build,
     help="Be an instrument, for tests and for preparing at home.",

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from pipeline.connectors.messages import RawRecord, Trouble
-from pipeline.errors import UnknownSchemaError, WireError
+from pipeline.errors import PipelineError, UnknownSchemaError, WireError
 from pipeline.naming import parse_record_key
-from pipeline.records import Located, Mark, Segment, StreamInfo
+from pipeline.records import Located, StreamInfo
 from pipeline.wire import codec
+from pipeline.wire.located import decode_record
 
+log = logging.getLogger(__name__)
+#: How often is looked what retention has removed, while nothing comes.
+_LOOK_S = 2.0
 #: Records that wait for the writer: beyond, no more are taken.
 _ROOM_NBYTES = 16 * 1024 * 1024
 
@@ -22,10 +28,25 @@ class FedRecords:
     Both a :class:`pipeline.protocols.Cursor` and a :class:`pipeline.sinks.hdf5.records.Feed`.
     What cannot be decoded, or holds frames that cannot be written, is a trouble: until it was
     :meth:`reported`, no restart begins behind it.
+
+    Parameters
+    ----------
+    first_held:
+        Tells per partition the first offset that the topic still holds.  What retention has removed
+        nobody feeds, and is not waited for: in the end the files are compared with the stream.
     """
 
-    def __init__(self, topic: str, info: StreamInfo, resolve: codec.Resolver | None) -> None:
+    def __init__(
+        self,
+        topic: str,
+        info: StreamInfo,
+        resolve: codec.Resolver | None,
+        *,
+        first_held: Callable[[], Sequence[int]] | None = None,
+    ) -> None:
         self._topic = topic
+        self._first_held = first_held
+        self._looked_s = 0.0
         self._info = info
         self._resolve = resolve
         self._changed = threading.Condition()
@@ -58,9 +79,15 @@ class FedRecords:
             self._nbytes = 0
 
     def poll(self, timeout_s: float) -> list[Located]:
-        """Return the next records, an empty list after ``timeout_s``."""
+        """Return the next records, an empty list after ``timeout_s``.
+
+        Raises what ``first_held`` raises, but for what may pass.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: bool(self._waiting), timeout_s)
+            came = self._changed.wait_for(lambda: bool(self._waiting), timeout_s)
+        if not came:
+            self._pass_removed()
+        with self._changed:
             taken = list(self._waiting)
             self._waiting.clear()
             self._nbytes = 0
@@ -68,6 +95,32 @@ class FedRecords:
                 self._positions[raw.partition] = raw.offset + 1
             self._changed.notify_all()
         return [located for _, located in taken if located is not None]
+
+    def _pass_removed(self) -> None:
+        """Go on behind what the topic does not hold any more."""
+        now = time.monotonic()
+        if self._first_held is None or now - self._looked_s < _LOOK_S:
+            return
+        self._looked_s = now
+        try:
+            first = self._first_held()
+        except PipelineError as error:
+            if not error.retriable:
+                raise
+            return
+        with self._changed:
+            if self._waiting:
+                return
+            for partition, offset in enumerate(first[: len(self._next)]):
+                if offset > self._next[partition]:
+                    log.warning(
+                        "records are no longer on the topic topic=%s partition=%d offsets=%d-%d",
+                        self._topic,
+                        partition,
+                        self._next[partition],
+                        offset - 1,
+                    )
+                    self._next[partition] = self._positions[partition] = offset
 
     def positions(self) -> list[int]:
         """Return per partition the offset below which everything was returned or passed over."""
@@ -140,28 +193,25 @@ class FedRecords:
             self._changed.notify_all()
 
     def _decoded(self, record: RawRecord) -> Located | None:
-        key = parse_record_key(record.key)
-        if key is None:
+        if parse_record_key(record.key) is None:
             self._complain(record.partition, record.offset, "its key is none of lichtstrom's")
             return None
-        if key[0] != self._info.start.stream_key:
-            return None
-        where = f"{self._topic}/{record.partition}@{record.offset}"
         try:
-            value = codec.decode(record.value or b"", where=where, resolve=self._resolve)
+            return decode_record(
+                record.key,
+                record.value or b"",
+                topic=self._topic,
+                partition=record.partition,
+                offset=record.offset,
+                timestamp_ms=record.timestamp_ms,
+                stream_key=self._info.start.stream_key,
+                resolve=self._resolve,
+            )
         except UnknownSchemaError:
             raise  # frames may be in it
         except WireError as error:
             self._complain(record.partition, record.offset, str(error))
             return None
-        if not isinstance(value, (Segment, Mark)):
-            return None
-        return Located(
-            partition=record.partition,
-            offset=record.offset,
-            timestamp_ms=record.timestamp_ms,
-            value=value,
-        )
 
     def _complain(self, partition: int, offset: int, reason: str) -> None:
         with self._changed:

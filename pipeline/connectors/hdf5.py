@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -31,13 +32,19 @@ from pipeline.errors import (
     WireError,
     of_ours,
 )
+from pipeline.kafka.groups import first_offsets
 from pipeline.naming import StreamId
 from pipeline.session import Session
 from pipeline.sinks.hdf5.attributes import text_of
 from pipeline.sinks.hdf5.chunks import Compression
 from pipeline.sinks.hdf5.files import Files, Options, master_path
 from pipeline.sinks.hdf5.flavours import LayoutKind
-from pipeline.sinks.hdf5.following import finish, finish_parts, finish_together
+from pipeline.sinks.hdf5.following import (
+    finish,
+    finish_parts,
+    finish_together,
+    lowest_number,
+)
 from pipeline.sinks.hdf5.mapping import load_mapping
 from pipeline.sinks.hdf5.prepare import Check
 from pipeline.sinks.hdf5.records import write_records
@@ -111,8 +118,14 @@ class TaskWriter:
                 session.stream(name.beamtime, name.detector, name.stream)
             )
             info = self._stream.info
-            topic = session.services.names.topic(name.beamtime, name.detector)
-            self.records = FedRecords(topic, info, session.services.schemas.resolve)
+            services = session.services
+            topic = services.names.topic(name.beamtime, name.detector)
+            self.records = FedRecords(
+                topic,
+                info,
+                services.schemas.resolve,
+                first_held=partial(first_offsets, services.admin, topic, info.start.partitions),
+            )
             self._files = opened.enter_context(
                 Files(job.directory, info, job.options, partitions=partitions)
             )
@@ -121,7 +134,7 @@ class TaskWriter:
                 self.records.begin(info.end_offsets or info.start.offsets)
                 self.records.pass_over()
             else:
-                self._files.open()
+                self._files.open(lowest_number(self._stream, job.options))
                 self.records.begin(self._files.marker)
             self._opened = opened.pop_all()
         self._thread = threading.Thread(target=self._run, name=f"partitions {partitions}")

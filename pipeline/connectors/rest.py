@@ -16,12 +16,14 @@ from urllib.parse import quote, unquote
 
 import urllib3
 
-from pipeline.errors import (
+from pipeline.connectors.errors import (
     ConnectError,
     ConnectorConfigError,
     ConnectorExistsError,
     ConnectorNotFoundError,
     ConnectUnavailableError,
+)
+from pipeline.errors import (
     InvalidArgumentError,
     InvalidNameError,
     PluginError,
@@ -277,11 +279,26 @@ class ConnectRest:
         raise ConnectUnavailableError(self.url, problem) from cause
 
 
+#: Of a trace what only says that there is a cause, and names of classes that say nothing more.
+_WRAPPING = "Exiting WorkerSinkTask"
+_PLAIN = ("org.apache.kafka.connect.errors.ConnectException", "lichtstrom.connect.")
+
+
 def first_lines(trace: str, count: int = 3) -> str:
     """Return what a stack trace says: its message and causes, without the places in the code."""
     lines = [line.strip() for line in trace.splitlines()]
-    said = [line for line in lines if line and not line.startswith(("at ", "... "))]
+    lines = [line for line in lines if line and not line.startswith(("at ", "... "))]
+    said = list(dict.fromkeys(_said(line) for line in lines))
+    if len(said) > 1 and said[0].startswith(_WRAPPING):
+        del said[0]
     return " | ".join(said[:count])
+
+
+def _said(line: str) -> str:
+    kind, separator, text = line.removeprefix("Caused by: ").partition(": ")
+    if separator and kind.startswith(_PLAIN):
+        return text
+    return line.removeprefix("Caused by: ")
 
 
 def _parsed(url: str) -> urllib3.util.Url:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from pipeline.connectors.errors import (
+    ConnectError,
+    ConnectorNotFoundError,
+    ConnectTimeoutError,
+)
 from pipeline.connectors.rest import ConnectRest
-from pipeline.errors import ConnectError, ConnectorNotFoundError, ConnectTimeoutError
 
 _LOOK_S = 0.5
 

@@ -192,7 +192,8 @@ class Watcher:
 
     def _start(self) -> None:
         if not Path(self.directory).is_dir():
-            raise SourceError(f"the directory {self.directory} does not exist, or is no directory")
+            problem = "is no directory" if Path(self.directory).exists() else "does not exist"
+            raise SourceError(f"{self.directory} {problem}: give the directory of the files")
         if self.method == "auto":
             self.method = "poll" if _is_remote(self.directory) else "inotify"
         if self.method == "inotify":

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from pipeline.errors import InvalidArgumentError
+from pipeline.ingest import sharing
 from pipeline.ingest.loop import Ingest
 from pipeline.ingest.register import Register
 from pipeline.ingest.report import IngestReport
@@ -120,4 +121,5 @@ def run(
         report=ingest.report,
     )
     ingest.register = Register(ingest.streams, stream)
+    ingest.others = sharing.Others(session, getattr(adapter, "others_wait_s", 30.0))
     return ingest.run(poll_s=poll_s, streams=streams, flush_timeout_s=flush_timeout_s)

@@ -13,6 +13,7 @@ from pipeline.codecs import byte_view
 from pipeline.codecs.checksum import crc32c
 from pipeline.errors import InvalidFrameError, StreamExistsError, WriterActiveError
 from pipeline.frame import FrameHeader
+from pipeline.ingest import sharing
 from pipeline.ingest.batches import FileBatch
 from pipeline.ingest.cleaning import clean_begin, clean_end
 from pipeline.ingest.register import Register
@@ -53,6 +54,7 @@ class Ingest:
     writers: Writers = field(init=False)
     streams: Streams = field(init=False)
     register: Register = field(init=False)
+    others: sharing.Others = field(init=False)
     is_silent: bool = False
     tick_s: float = 0.0
 
@@ -65,7 +67,7 @@ class Ingest:
         try:
             owns = getattr(self.adapter, "owns", None)
             if owns is not None:
-                self.register.adopt(owns)
+                self.register.adopt(owns, getattr(self.adapter, "share", sharing.whole))
             for event in events:
                 began_s = time.monotonic()
                 self._handle(event)
@@ -86,6 +88,7 @@ class Ingest:
                 close()
         self.report.not_flushed = self.writers.close(flush_timeout_s)
         self.report.confirmed = self.report.frames - self.report.not_flushed
+        self.others.wait(self.stop)
         if self.on_progress is not None:
             self.on_progress(self.report)
         return self.report
@@ -110,6 +113,7 @@ class Ingest:
         for stream in self.writers.tick():
             self._ended(stream)
         self.look()
+        self.others.look()
         if self.idle_s is not None:
             for source in list(self.register):
                 begun = source.streams or source.notes
@@ -232,6 +236,8 @@ class Ingest:
         except StreamExistsError:
             stream.ended = done = True  # somebody else was faster
         source.writer = None
+        if source.begin.share:
+            self.others.add(stream.name)
         if done:
             self._ended(stream)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pipeline.frame import AttributeValue
+from pipeline.ingest import sharing
 from pipeline.ingest.runs import new_run_id
 from pipeline.ingest.sources import Source, found_sources
 from pipeline.ingest.streams import Streams
@@ -34,12 +35,20 @@ class Register:
         """Return the source of a series that has begun."""
         return self._sources.get(series)
 
-    def adopt(self, owns: Callable[[Mapping[str, AttributeValue]], Any]) -> None:
+    def adopt(
+        self,
+        owns: Callable[[Mapping[str, AttributeValue]], Any],
+        share: sharing.Share = sharing.whole,
+    ) -> None:
         """Find what an earlier run has left open.
 
         Its files may all be gone (published and deleted) before its end was written.
         """
-        for source in found_sources(self._streams.catalogue(), self._wanted):
+        catalogue = self._streams.catalogue()
+        self.orphans += sharing.left_behind(catalogue, self._wanted, owns, share)
+        for source in found_sources(catalogue, self._wanted):
+            if sharing.FACT in source.facts:
+                continue
             if not source.streams[-1].ended and owns(source.facts):
                 self.orphans.append(source)
 
@@ -54,8 +63,8 @@ class Register:
         source = self._sources.get(event.series)
         if source is not None and source.is_of(facts, late=event.late):
             return source
-        if not event.run:
-            return None
+        if not event.run or (event.share and not event.late):
+            return None  # runs of a device that are shared have equal facts
         # Under another name: a device that was connected anew may count its series anew.
         others = [other for other in self if other.is_of(facts, late=event.late)]
         if event.late:
@@ -69,9 +78,9 @@ class Register:
         """Return a source for a series, with the streams that earlier runs have made of it."""
         facts = self._facts(event)
         known: list[Source] = []
-        if event.run:
+        if event.run and (event.late or not event.share):
             known = [source for source in self.orphans if source.is_of(facts, late=event.late)]
-            if not known:
+            if not known and not event.share:
                 found = found_sources(self._streams.catalogue(), self._wanted)
                 known = [source for source in found if source.is_of(facts, late=event.late)]
         if event.late:  # what has ended is another series of the same number
@@ -95,4 +104,5 @@ class Register:
                 del self._sources[series]
 
     def _facts(self, event: SeriesBegin) -> dict[str, AttributeValue]:
-        return {**event.run, "stream": self._wanted}
+        shared = {sharing.FACT: True} if event.share else {}
+        return {**event.run, **shared, "stream": self._wanted}

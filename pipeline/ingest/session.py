@@ -11,3 +11,4 @@ class Session(Protocol):
     def publish(self, beamtime: str, detector: str, stream: str, **settings: Any) -> Any: ...  # noqa: D102
     def streams(self, pattern: str) -> Any: ...  # noqa: D102
     def stream(self, beamtime: str, detector: str, stream: str) -> Any: ...  # noqa: D102
+    def end(self, beamtime: str, detector: str, stream: str) -> None: ...  # noqa: D102

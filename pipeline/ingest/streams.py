@@ -14,6 +14,7 @@ from pipeline.errors import (
     StreamNotFoundError,
     TopicMissingError,
 )
+from pipeline.ingest import sharing
 from pipeline.ingest.report import IngestReport
 from pipeline.ingest.runs import Published, RunStream, new_run_id, next_name, run_stream
 from pipeline.ingest.session import Session
@@ -72,14 +73,20 @@ class Streams:
 
     def add(self, source: Source) -> RunStream:
         """Choose a name that nobody has and add the stream; it is opened when it is used."""
-        taken = {summary.name.stream for summary in self.catalogue()}
+        known = self.catalogue()
+        taken = {summary.name.stream for summary in known}
         taken.update(self.writers.names)
         taken.update(stream.name.stream for stream in source.streams)
         run_id = new_run_id()
-        wanted = self.wanted or run_stream(source.begin.name, run_id)
-        name = next_name(wanted, taken)
-        if name != wanted:
-            log.warning("stream %s exists: %s goes to %s", wanted, source.begin.series, name)
+        if source.begin.share and self._agrees(source, run_id):
+            name = run_id = sharing.agreed_name(
+                known, source, self.wanted or source.begin.name or "run"
+            )
+        else:
+            wanted = self.wanted or run_stream(source.begin.name, run_id)
+            name = next_name(wanted, taken)
+            if name != wanted:
+                log.warning("stream %s exists: %s goes to %s", wanted, source.begin.series, name)
         stream = RunStream(
             name=StreamId(self.beamtime, self.detector, name),
             on_disk=self.on_disk,
@@ -89,6 +96,15 @@ class Streams:
         source.streams.append(stream)
         source.writer = None
         return stream
+
+    def _agrees(self, source: Source, run_id: str) -> bool:
+        """Whether other processes can find the stream; if not, it is one of our own."""
+        blind = time.monotonic() < self._blind_until_s
+        if blind or any(stream.known for stream in source.streams):
+            source.facts["apart"] = run_id
+            log.warning("%s: no stream that others write too, our modules go apart", run_id)
+            return False
+        return True
 
     def open(self, source: Source, stream: RunStream) -> Writer:
         """Open a stream of a source; raises StreamExistsError if it is somebody else's."""

@@ -127,6 +127,7 @@ class Writers:
             rate_hz=begin.rate_hz,
             metadata=begin.metadata,
             modules=begin.modules,
+            module=begin.share or None,
             expected=begin.expected,
             run=writer.run,
             instance="" if stream.writer_is_alive else self._instance(writer),
@@ -143,7 +144,8 @@ class Writers:
 
     def _instance(self, writer: Writer) -> str:
         """Say who we are: one source, not only one adapter and host, or two of them would mix."""
-        facts = repr(sorted((k, v) for k, v in writer.run.items() if k != "run_id"))
+        told = sorted((k, v) for k, v in writer.run.items() if k != "run_id")
+        facts = repr((told, writer.begin.share) if writer.begin.share else told)
         return f"{self._adapter}@{socket.gethostname()}:{crc32c(facts.encode()):08x}"
 
     def _rest_one(self) -> None:

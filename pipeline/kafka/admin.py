@@ -56,6 +56,9 @@ class Admin:
         except KafkaException as error:
             raise self._watch.error(error) from error
         except TimeoutError as error:
+            # After a broker was killed, requests about groups stay unanswered on the old client
+            # for minutes (seen with librdkafka 2.16); a new one gets its answers.
+            self._client = None
             raise self._watch.error("no answer in time") from error
 
     def answers(self, timeout_s: float) -> bool:

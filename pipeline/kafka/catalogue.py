@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 
-from confluent_kafka import OFFSET_BEGINNING, KafkaError, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 
 from pipeline.config import KafkaSettings
 from pipeline.errors import TopicMissingError, WireError
@@ -18,6 +18,11 @@ from pipeline.wire import codec
 from pipeline.wire.catalogue import Catalogue, key_of
 
 log = logging.getLogger(__name__)
+_UNKNOWN = (
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+)
 
 
 class CatalogueTopic:
@@ -90,22 +95,24 @@ class CatalogueTopic:
 
     def _end(self, timeout_s: float) -> int:
         partition = TopicPartition(self.topic, 0)
-        try:
-            _, high = asked(
-                lambda left_s: self._consumer.get_watermark_offsets(partition, timeout=left_s),
-                timeout_s,
-            )
-        except Exception as error:
-            code = error.args[0].code() if error.args and hasattr(error.args[0], "code") else None
-            unknown = (
-                KafkaError._UNKNOWN_PARTITION,
-                KafkaError._UNKNOWN_TOPIC,
-                KafkaError.UNKNOWN_TOPIC_OR_PART,
-            )
-            if code in unknown:
-                command = f"lichtstrom beamtime create {self.beamtime}"
-                raise TopicMissingError(self.topic, command) from error
-            raise
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                _, high = asked(
+                    lambda left_s: self._consumer.get_watermark_offsets(partition, timeout=left_s),
+                    max(0.1, deadline - time.monotonic()),
+                )
+                break
+            except KafkaException as error:
+                if error.args[0].code() not in _UNKNOWN:
+                    raise
+                if not self._next:
+                    command = f"lichtstrom beamtime create {self.beamtime}"
+                    raise TopicMissingError(self.topic, command) from error
+                # One that was there before: a broker that has just started knows it in a moment.
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(0.1)
         return int(high)
 
     def _take(self, deadline: float) -> None:

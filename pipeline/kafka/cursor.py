@@ -10,9 +10,9 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from pipeline.config import KafkaSettings
 from pipeline.errors import FrameExpiredError, PipelineError, UnknownSchemaError, WireError
 from pipeline.kafka.client import Watch, make_consumer, translated
-from pipeline.naming import parse_record_key
-from pipeline.records import Located, Mark, Segment
+from pipeline.records import Located
 from pipeline.wire import codec
+from pipeline.wire.located import decode_record
 
 log = logging.getLogger(__name__)
 #: Records taken from librdkafka's queue in one call, once there is one.
@@ -27,27 +27,26 @@ def decode_message(
     A record that cannot be decoded is logged and counts as none: it must not stop its neighbours.
     An unknown schema is not skipped in silence but raised: frames may be in it.
     """
-    key = parse_record_key(message.key())
     value = message.value()
-    if key is None or value is None or (stream_key is not None and key[0] != stream_key):
+    if value is None:
         return None
-    where = f"{message.topic()}/{message.partition()}@{message.offset()}"
+    _, timestamp_ms = message.timestamp()
     try:
-        record = codec.decode(value, where=where, resolve=resolve)
+        return decode_record(
+            message.key(),
+            value,
+            topic=message.topic(),
+            partition=message.partition(),
+            offset=message.offset(),
+            timestamp_ms=timestamp_ms,
+            stream_key=stream_key,
+            resolve=resolve,
+        )
     except UnknownSchemaError:
         raise
     except WireError as error:
         log.error("record skipped: %s", error)
         return None
-    if not isinstance(record, (Segment, Mark)):
-        return None
-    _, timestamp_ms = message.timestamp()
-    return Located(
-        partition=message.partition(),
-        offset=message.offset(),
-        timestamp_ms=timestamp_ms,
-        value=record,
-    )
 
 
 class KafkaCursor:

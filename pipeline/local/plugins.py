@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import pipeline
 from pipeline.errors import RuntimeUnavailableError
 from pipeline.local.jars import Artifact, jars_dir
 
@@ -45,7 +44,7 @@ def gather(home: Path, plugins: Sequence[Artifact]) -> tuple[Path, ...]:
     for path in named:
         if not path.exists():
             raise RuntimeUnavailableError(f"{path} (from {VARIABLE}) does not exist")
-    built = [] if named else built_plugins(Path(pipeline.__file__).parent.parent)
+    built = [] if named else built_plugins(Path(__file__).parents[2])
     if not named and not built:
         raise RuntimeUnavailableError(f"no connector of lichtstrom was built: {_HOW_TO_BUILD}")
     folder = home / "connect" / "plugins"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
 from pipeline.reading.merge import Floors
 from pipeline.reading.ranges import Ranges, unique
+from pipeline.reading.sample import sample_of
 from pipeline.reading.table import FrameTable
 from pipeline.records import Int64s, StreamInfo
 
@@ -21,6 +22,9 @@ class Account(TypedDict):
 
     ``received`` counts distinct good frames; ``expected`` is None unless the source says how many
     it made.  ``complete`` is true only for a stream that ended well and lacks nothing.
+
+    ``sample`` is there only where frames were left out on purpose, which are not missing then:
+    ``of`` (a stream's id), ``selection``, ``frames`` (of the source).
     """
 
     stream: str
@@ -38,6 +42,7 @@ class Account(TypedDict):
     redelivered: int
     quarantined: list[dict[str, str]]
     complete: bool
+    sample: NotRequired[dict[str, Any]]
 
 
 def build_account(
@@ -65,7 +70,10 @@ def build_account(
     for first, last in Ranges.of(numbers):
         skipped.remove(first, last)
         rejected.remove(first, last)
+    sample = sample_of(info.start)
     missing = _holes(numbers, table)
+    if sample is not None:
+        missing = sample.missing
     if is_open:
         missing, partial = _passed(missing, table.floors), _passed(partial, table.floors)
     bad = unique(np.fromiter(corrupt, np.int64))
@@ -88,6 +96,12 @@ def build_account(
         "complete": False,
     }
     account["complete"] = _is_complete(account)
+    if sample is not None:
+        account["sample"] = {
+            "of": sample.of,
+            "selection": sample.selection,
+            "frames": sample.frames,
+        }
     return account
 
 

@@ -1,6 +1,7 @@
 """The language of ``select``: Python-like, over numpy columns, and nothing can be executed.
 
-Comparisons (also chained), ``and or not in``, arithmetic, numbers, text, lists of constants; the
+Comparisons (also chained), ``and or not in``, ``between(x, low, high)`` (both included),
+``name matches 'pattern'`` (the whole text, RE2), arithmetic, numbers, text, lists of constants; the
 names ``number``, ``time``, ``timestamp_ns`` and ``module``; any other name is an attribute of the
 frame, and ``attr("any name")`` one whose name is no Python word.  ``time`` compares with text in
 ISO 8601 (UTC where it names no zone) or with seconds since 1970.
@@ -29,14 +30,18 @@ from pipeline.reading.values import (
     arithmetic,
     compare,
     contained,
+    matched,
     numeric,
     truth_of,
 )
+from pipeline.reading.wording import Wording, compile_pattern
 from pipeline.records import Int64s
 
 MAX_LENGTH = 4096
 MAX_DEPTH = 60
 MAX_EXPONENT = 64
+#: Integers beyond unsigned 64 bits are no numbers of a frame.
+MAX_INTEGER = 2**64 - 1
 #: Names that every frame has.
 NAMES = ("number", "time", "timestamp_ns", "module")
 
@@ -77,7 +82,7 @@ class Expression:
         names = list(known)
         for name, column in self.names.items():
             if name not in names:
-                raise ExpressionError(_unknown(self.text, name, column, names))
+                raise ExpressionError(_unknown(self.text, name, column, names), column=column)
 
 
 def _unknown(text: str, name: str, column: int, names: list[str]) -> str:
@@ -102,14 +107,16 @@ def compile_expression(text: str) -> Expression:
     stripped = text.strip()
     if not stripped:
         raise ExpressionError("the expression is empty; try 'number >= 0'")
+    wording = Wording(stripped)
     try:
-        tree = ast.parse(stripped, mode="eval")
+        tree = ast.parse(wording.python, mode="eval")
     except SyntaxError as error:
-        where = f", column {error.offset}" if error.offset else ""
-        raise ExpressionError(f"{stripped!r}{where}: {error.msg}") from error
+        column = wording.column(error)
+        text = f"{stripped!r}, column {column}: {error.msg}"
+        raise ExpressionError(text, column=column) from error
     except (ValueError, MemoryError, RecursionError) as error:
         raise ExpressionError(f"{stripped!r:.200}: cannot be read ({error})") from error
-    compiler = _Compiler(stripped)
+    compiler = _Compiler(wording)
     test = compiler.test(tree.body, 0)
     return Expression(stripped, compiler.names, test)
 
@@ -117,13 +124,14 @@ def compile_expression(text: str) -> Expression:
 class _Compiler:
     """Turns allowed syntax into closures over columns; everything else is refused."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __init__(self, wording: Wording) -> None:
+        self._wording = wording
         self.names: dict[str, int] = {}
 
     def fail(self, node: ast.AST, problem: str) -> ExpressionError:
-        column = getattr(node, "col_offset", 0) + 1
-        return ExpressionError(f"{self.text!r}, column {column}: {problem}")
+        column = self._wording.place(node) + 1
+        text = f"{self._wording.text!r}, column {column}: {problem}"
+        return ExpressionError(text, column=column)
 
     # -- yes or no --------------------------------------------------------------------------------
 
@@ -136,6 +144,8 @@ class _Compiler:
             return lambda columns: inner(columns).negated()
         if isinstance(node, ast.Compare):
             return self._chain(node, depth)
+        if isinstance(node, ast.Call) and _called(node) == "between":
+            return self._between(node, depth)
         value = self.value(node, depth)
         return lambda columns: truth_of(value(columns))
 
@@ -155,6 +165,16 @@ class _Compiler:
 
         return run
 
+    def _between(self, node: ast.Call, depth: int) -> _Test:
+        if len(node.args) != 3 or node.keywords:
+            raise self.fail(node, "between wants three things: between(omega, 10, 20)")
+        value, low, high = node.args
+        links = [
+            self._compare(low, ast.LtE(), value, depth),
+            self._compare(value, ast.LtE(), high, depth),
+        ]
+        return self._bool(ast.BoolOp(op=ast.And(), values=[]), links)
+
     def _chain(self, node: ast.Compare, depth: int) -> _Test:
         operands = [node.left, *node.comparators]
         links = [
@@ -169,10 +189,12 @@ class _Compiler:
         kind = type(op).__name__
         if kind not in COMPARISONS:
             raise self.fail(left, "'is' is not known here: use == and !=")
-        if isinstance(op, (ast.In, ast.NotIn)) and isinstance(
-            right, (ast.List, ast.Tuple, ast.Set)
-        ):
-            return self._member(left, right, isinstance(op, ast.NotIn), depth)
+        if isinstance(op, (ast.In, ast.NotIn)):
+            negate = isinstance(op, ast.NotIn)
+            if isinstance(right, (ast.List, ast.Tuple, ast.Set)):
+                return self._member(left, right, negate, depth)
+            if self._wording.is_pattern(left, right):
+                return self._matches(left, right, negate, depth)
         moment = self._moment(left, right)
         if moment is not None:
             a, b = moment
@@ -192,6 +214,19 @@ class _Compiler:
         if negate:
             return lambda columns: contained(value(columns), wanted).negated()
         return lambda columns: contained(value(columns), wanted)
+
+    def _matches(self, left: ast.expr, right: ast.expr, negate: bool, depth: int) -> _Test:
+        pattern = self._constant(right)
+        if not isinstance(pattern, str):
+            raise self.fail(right, "matches wants a pattern in quotes: name matches 'scan_.*'")
+        try:
+            matches = compile_pattern(pattern)
+        except ValueError as error:
+            raise self.fail(right, f"{pattern!r:.60} is no pattern of RE2: {error}") from error
+        value = self.value(left, depth + 1)
+        if negate:
+            return lambda columns: matched(value(columns), matches).negated()
+        return lambda columns: matched(value(columns), matches)
 
     def _moment(self, left: ast.expr, right: ast.expr) -> tuple[_Value, _Value] | None:
         """Compare ``time`` with a constant in whole nanoseconds: floats are too coarse for it."""
@@ -241,24 +276,32 @@ class _Compiler:
         name = node.id
         if name in NAMES:
             return _BUILT_IN[name]
-        self.names.setdefault(name, node.col_offset + 1)
+        self.names.setdefault(name, self._wording.place(node) + 1)
         return lambda columns: columns.attribute(name)
 
     def _constant(self, node: ast.expr) -> Any:
-        if isinstance(node, ast.Constant) and (
-            node.value is None or isinstance(node.value, (bool, int, float, str))
-        ):
-            return node.value
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-            value = self._constant(node.operand)
+        negative, inner = False, node
+        while isinstance(inner, ast.UnaryOp) and isinstance(inner.op, ast.USub):
+            negative, inner = not negative, inner.operand
+        value = inner.value if isinstance(inner, ast.Constant) else ...
+        if value is None or isinstance(value, (bool, int, float, str)):
+            if isinstance(value, int) and abs(value) > MAX_INTEGER:
+                raise self.fail(inner, f"integers go up to {MAX_INTEGER} here")
+            if not negative and inner is node:
+                return value
             if isinstance(value, (int, float)):
-                return -value
+                return -value if negative else value
         raise self.fail(node, "only numbers and text may stand here")
 
     def _call(self, node: ast.Call, depth: int) -> _Value:
-        called = node.func.id if isinstance(node.func, ast.Name) else ""
+        called = _called(node)
+        if called == "between":
+            test = self._between(node, depth)
+            return lambda columns: _as_values(test(columns))
         if called not in ("attr", "abs") or len(node.args) != 1 or node.keywords:
-            raise self.fail(node, 'only attr("name") and abs(x) can be called')
+            raise self.fail(
+                node, 'only attr("name"), abs(x) and between(x, low, high) can be called'
+            )
         if called == "attr":
             name = self._constant(node.args[0])
             if not isinstance(name, str):
@@ -288,6 +331,10 @@ class _Compiler:
 
 def _is_time(node: ast.expr) -> bool:
     return isinstance(node, ast.Name) and node.id == "time"
+
+
+def _called(node: ast.Call) -> str:
+    return node.func.id if isinstance(node.func, ast.Name) else ""
 
 
 def _always(value: Any) -> _Value:

@@ -5,15 +5,47 @@ from __future__ import annotations
 import functools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 from pipeline.reading.fetch import Block, Fetcher, Origin, Window
 from pipeline.reading.frame import Frame, ModularFrame
-from pipeline.reading.live import LiveTable
-from pipeline.reading.table import FrameTable, Rows
-from pipeline.records import Located, Segment
+from pipeline.reading.table import Rows
+from pipeline.records import Int64s, Located, Segment
 
 #: Frames made ahead of the one handed out: what is read ahead lies among them.
 _AHEAD = 256
+
+
+class Table(Protocol):
+    """Rows and where they are: a :class:`pipeline.reading.table.FrameTable`, for example."""
+
+    @property
+    def numbers(self) -> Int64s:
+        """Frame number of each row."""
+        ...
+
+    def locate(self, row: int) -> tuple[Located, int]:
+        """Return the record of a row, and the row within it."""
+        ...
+
+
+class Source(Protocol):
+    """A table and its log: a :class:`pipeline.reading.live.LiveTable`, for example."""
+
+    @property
+    def lock(self) -> AbstractContextManager[Any]:
+        """Held while looking at the table."""
+        ...
+
+    @property
+    def table(self) -> Table:
+        """The rows."""
+        ...
+
+    def reload(self, located: Located) -> Segment:
+        """Read one record again, with the payloads inside it."""
+        ...
 
 
 class FrameFeed(Iterator[Frame]):
@@ -29,7 +61,7 @@ class FrameFeed(Iterator[Frame]):
 
     def __init__(
         self,
-        live: LiveTable,
+        live: Source,
         rows: Rows,
         fetcher: Fetcher,
         origin: Origin,
@@ -38,7 +70,7 @@ class FrameFeed(Iterator[Frame]):
         whole: bool = True,
     ) -> None:
         self._live = live
-        self._table: FrameTable = live.table
+        self._table = live.table
         self._rows = rows
         self._at = 0
         self._fetcher = fetcher
@@ -110,6 +142,7 @@ class FrameFeed(Iterator[Frame]):
                     slice(first, last + 1),
                     functools.partial(self._live.reload, located),
                 )
+                block.appended_ms = located.timestamp_ms
                 self._uses[block] = uses
                 if self._window is not None:
                     self._window.add(number, block)

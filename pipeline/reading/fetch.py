@@ -5,13 +5,14 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 from pipeline.codecs.checksum import crc32c
 from pipeline.errors import ChecksumError, ClosedError
-from pipeline.frame import Module
+from pipeline.frame import AttributeValue, Module
 from pipeline.naming import StreamId
 from pipeline.protocols import BlobStore
 from pipeline.records import Segment
@@ -24,10 +25,22 @@ _MAX_WASTE = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What all frames of a stream have in common."""
+    """What all frames of a stream have in common, for one way of reading.
+
+    ``least`` is how many modules a frame must have to have an image; None for all of them.
+    """
 
     stream: StreamId
     modules: tuple[Module, ...] = ()
+    least: int | None = None
+
+
+class Beside(Protocol):
+    """Attributes that rows of a segment have from elsewhere."""
+
+    def row(self, row: int) -> Mapping[str, AttributeValue]:
+        """Return a row's attributes."""
+        ...
 
 
 class Block:
@@ -45,6 +58,8 @@ class Block:
         "_future",
         "_lock",
         "_reload",
+        "appended_ms",
+        "joined",
         "origin",
         "segment",
     )
@@ -59,6 +74,10 @@ class Block:
     ) -> None:
         self.segment = segment
         self.origin = origin
+        #: When its record was appended, by the broker's clock; 0 where nobody has said so.
+        self.appended_ms = 0
+        #: What other streams say about the rows.
+        self.joined: Beside | None = None
         self._reload = reload
         self._fetcher = fetcher
         self._lock = threading.Lock()
@@ -107,6 +126,11 @@ class Block:
             self.segment, self._reload = self._reload(), None
         return memoryview(self.segment.inline)
 
+    def whole(self) -> Segment:
+        """Return the record with the payloads inside it, if it has any."""
+        self._inline()
+        return self.segment
+
     def prefetch(self) -> None:
         """Begin to read in the background."""
         with self._lock:
@@ -146,6 +170,8 @@ def _span(segment: Segment, rows: slice | None) -> tuple[int, int]:
     offsets, lengths = segment.offsets, segment.lengths
     if rows is not None:
         offsets, lengths = offsets[rows], lengths[rows]
+    if not len(offsets):
+        return 0, 0
     if len(offsets) == 1:
         begin = int(offsets[0])
         return begin, begin + int(lengths[0])
@@ -158,7 +184,8 @@ class Fetcher:
     """Reads payloads from a store with a few threads; the store is not closed with it."""
 
     def __init__(self, store: BlobStore, *, threads: int, prefetch_nbytes: int) -> None:
-        self._store = store
+        self.store = store
+        self.threads = threads
         self.prefetch_nbytes = prefetch_nbytes
         self._closed = False
         self._pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="lichtstrom-fetch")
@@ -166,7 +193,7 @@ class Fetcher:
     @property
     def url(self) -> str:
         """Address of the store, for messages."""
-        return self._store.url
+        return self.store.url
 
     def open(
         self,
@@ -185,7 +212,7 @@ class Fetcher:
         """Read from the store now."""
         if self._closed:
             raise ClosedError("the stream of this frame was closed before its payload was read")
-        return self._store.get(key, offset, length)
+        return self.store.get(key, offset, length)
 
     def submit(self, block: Block) -> Future[memoryview] | None:
         """Read a block in the background; None when closed."""

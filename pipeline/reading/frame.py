@@ -81,11 +81,18 @@ class Frame:
         return int(self._block.segment.checksums[self._row])
 
     @property
+    def digest(self) -> int:
+        """CRC-32C of shape, dtype, encoding and source attributes: with the checksum, its print."""
+        return int(self._block.segment.digests[self._row])
+
+    @property
     def attributes(self) -> Mapping[str, AttributeValue]:
         """What the detector and the experiment say about this frame."""
         if self._attributes is None:
-            segment = self._block.segment
-            self._attributes = unpack_row(segment.columns, segment.extra, self._row)
+            block = self._block
+            own = unpack_row(block.segment.columns, block.segment.extra, self._row)
+            joined = block.joined
+            self._attributes = own if joined is None else {**joined.row(self._row), **own}
         return self._attributes
 
     @property
@@ -114,6 +121,19 @@ class Frame:
         return {self.module: self}
 
     @property
+    def place(self) -> tuple[Block, int]:
+        """Where its facts are: the block and the row in it; of several modules the lowest one's."""
+        return self._block, self._row
+
+    @property
+    def gaps(self) -> npt.NDArray[np.bool_]:
+        """True where ``array`` has no measured pixel: between modules, or of a missing one.
+
+        Rows and columns as in ``array``, made anew with each call.
+        """
+        return np.zeros(self.shape, bool)
+
+    @property
     def missing_modules(self) -> tuple[int, ...]:
         """Modules that the detector has and this frame lacks."""
         return tuple(m.index for m in self._block.origin.modules if m.index not in self.modules)
@@ -133,6 +153,8 @@ class Frame:
 class ModularFrame(Frame):
     """A frame of a detector with modules: its image is assembled from the parts.
 
+    Pixels that no module covers, and those of missing modules where fewer are enough
+    (``min_modules``), hold :func:`sentinel`; :attr:`gaps` tells which these are.
     Shape, dtype, encoding (``raw``), payload and checksum are those of the assembled image;
     ``nbytes`` is what the parts take in the store; time and attributes are the lowest module's.
     """
@@ -178,26 +200,35 @@ class ModularFrame(Frame):
 
     @property
     def payload(self) -> memoryview:
-        """The assembled image's bytes; raises IncompleteFrameError while modules are missing."""
+        """The assembled image's bytes; raises IncompleteFrameError when too many are missing."""
         if self._payload is None:
             raw = self.array.tobytes() if self.shape else b""
             self._payload = memoryview(raw)
         return self._payload
 
     def _decode(self) -> npt.NDArray[Any]:
-        if self.missing_modules:
+        origin = self._block.origin
+        least = len(origin.modules) if origin.least is None else origin.least
+        if len(self._parts) < least:
             raise IncompleteFrameError(self.stream, self.number, self.missing_modules)
         if not self.shape:
             raise DecodeError("no pixels: the frame has encoding 'none', only attributes")
-        modules = self._block.origin.modules
-        shape, corners = canvas(modules)
-        image = np.full(shape, sentinel(self.dtype), dtype=self.dtype)
-        for module in modules:
-            part = np.rot90(self._parts[module.index].array, _quarter_turns(module))
-            row, column = corners[module.index]
-            image[row : row + part.shape[0], column : column + part.shape[1]] = part
+        image = np.full(self.shape, sentinel(self.dtype), dtype=self.dtype)
+        for index, (rows, columns, turns) in places(origin.modules).items():
+            part = self._parts.get(index)
+            if part is not None and part.shape:
+                image[rows, columns] = np.rot90(part.array, turns)
         image.flags.writeable = False
         return image
+
+    @property
+    def gaps(self) -> npt.NDArray[np.bool_]:
+        """See :attr:`Frame.gaps`."""
+        found = np.ones(self.shape, bool)
+        if self.shape:
+            for index, (rows, columns, _) in places(self._block.origin.modules).items():
+                found[rows, columns] &= index not in self._parts or not self._parts[index].shape
+        return found
 
 
 def sentinel(dtype: str | np.dtype[Any]) -> Any:
@@ -242,3 +273,19 @@ def canvas(modules: tuple[Module, ...]) -> tuple[tuple[int, int], dict[int, tupl
     left = min(0, *(c for _, c in corners.values())) if corners else 0
     shape = max(r for r, _ in ends) - top, max(c for _, c in ends) - left
     return shape, {index: (r - top, c - left) for index, (r, c) in corners.items()}
+
+
+def places(modules: tuple[Module, ...]) -> dict[int, tuple[slice, slice, int]]:
+    """Return rows and columns of the assembled image that each module covers, and its turns.
+
+    The turns are quarters, counter-clockwise, to be made with the module's pixels
+    (:func:`numpy.rot90`) before they are put there.
+    """
+    corners = canvas(modules)[1]
+    found = {}
+    for module in modules:
+        turns = _quarter_turns(module)
+        rows, columns = module.shape[::-1] if turns % 2 else module.shape
+        row, column = corners[module.index]
+        found[module.index] = slice(row, row + rows), slice(column, column + columns), turns
+    return found

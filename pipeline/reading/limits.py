@@ -8,14 +8,14 @@ from pipeline.errors import InvalidArgumentError
 from pipeline.frame import INT64_MAX
 
 
-def check_timeout(timeout_s: object) -> float | None:
+def check_timeout(timeout_s: object, field: str = "timeout_s") -> float | None:
     """Return ``timeout_s``; None waits for ever, 0 does not wait."""
     if timeout_s is None:
         return None
     if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)):
-        raise InvalidArgumentError("timeout_s", f"must be seconds or None, not {timeout_s!r}")
+        raise InvalidArgumentError(field, f"must be seconds or None, not {timeout_s!r}")
     if math.isnan(timeout_s) or timeout_s < 0:
-        raise InvalidArgumentError("timeout_s", f"{timeout_s} must not be negative")
+        raise InvalidArgumentError(field, f"{timeout_s} must not be negative")
     return None if math.isinf(timeout_s) else float(timeout_s)
 
 

@@ -49,14 +49,18 @@ class _Part:
 class Ordering:
     """Takes records in log order, gives frames in number order.
 
-    ``missing`` and ``late`` grow as frames are taken; ``released`` are blocks that hold no further
-    frame of the order, for the caller to empty.
+    ``missing``, ``incomplete`` and ``late`` grow as frames are taken; ``released`` are blocks that
+    hold no further frame of the order, for the caller to empty.
     """
 
     def __init__(self, start: Start, first: int | None) -> None:
         self.floors = Floors(start)
         self.missing = Ranges()
         self.late = Ranges()
+        self.incomplete = Ranges()
+        #: The time at which records are taken in, by the caller's clock.
+        self.now_s = 0.0
+        self._born_s: dict[int, float] = {}
         self.released: list[Block] = []
         self._modules = start.module_indices
         self._plain = not start.modules
@@ -125,7 +129,7 @@ class Ordering:
         if number in self.missing:
             self.missing.remove(number, number)
             self.late.add(number, number)
-        elif self._asked_from <= number < self._begin:
+        elif number in self.incomplete or self._asked_from <= number < self._begin:
             self.late.add(number, number)
 
     def _in_lane(self, partition: int, number: int) -> bool:
@@ -140,6 +144,7 @@ class Ordering:
         if parts is None:
             parts = self._pending[number] = {}
             heapq.heappush(self._heap, number)
+            self._born_s[number] = self.now_s
         known = parts.get(module)
         if known is not None:
             if not (known.behind and part.epoch > known.epoch):
@@ -167,7 +172,7 @@ class Ordering:
             for module in [m for m, part in parts.items() if part.offset >= end]:
                 self._unuse(parts.pop(module).block)
             if not parts:
-                del self._pending[number]
+                del self._pending[number], self._born_s[number]
 
     def promise(self, end: int) -> None:
         """Say that no number below ``end`` will come any more (see :meth:`blocked_at`)."""
@@ -202,8 +207,10 @@ class Ordering:
         parts = self._pending.get(number)
         if parts is None or not self._ready(number, parts):
             return []
-        del self._pending[number]
+        del self._pending[number], self._born_s[number]
         self._next = number + 1
+        if len(parts) < len(self._modules):
+            self.incomplete.add(number, number)
         found = {m: Frame(number, p.block, p.row) for m, p in parts.items()}
         for part in parts.values():
             self._unuse(part.block)
@@ -275,6 +282,23 @@ class Ordering:
         if head is None:
             return None
         return head + 1 if head in self._pending else head
+
+    def waits_since(self) -> float | None:
+        """Return when the frame whose turn it is was first seen; None if its modules are there."""
+        head = self._head()
+        return None if head is None else self._born_s.get(head)
+
+    def overdue(self, since_s: float) -> int | None:
+        """Return the number behind the frames in turn that were first seen before ``since_s``."""
+        waits_s = self.waits_since()
+        if waits_s is None or waits_s > since_s:
+            return None
+        end = 0
+        for number in sorted(self._pending):
+            if self._born_s[number] > since_s:
+                break
+            end = number + 1
+        return end
 
     def needed(self) -> list[int]:
         """Return the partitions that must be read on before anything can be taken."""

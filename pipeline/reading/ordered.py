@@ -13,6 +13,7 @@ from pipeline.protocols import Cursor, StreamLog
 from pipeline.reading.fetch import Fetcher, Origin, Window
 from pipeline.reading.frame import Frame
 from pipeline.reading.order import Ordering
+from pipeline.reading.sample import sample_of
 from pipeline.records import Located, Segment
 
 #: Longest wait in one poll, and how old the catalogue's word may be while nothing comes.
@@ -43,7 +44,9 @@ class OrderedFrames(Iterator[Frame]):
         *,
         first: int | None,
         timeout_s: float | None,
+        deadline_s: float | None = None,
     ) -> None:
+        self._deadline_s = deadline_s if origin.modules else None
         self._log = log
         self._fetcher = fetcher
         self._origin = origin
@@ -51,6 +54,7 @@ class OrderedFrames(Iterator[Frame]):
         info = log.info(refresh=False)
         self._ends = info.end_offsets
         self._ordering = Ordering(info.start, first)
+        self._sample = sample_of(info.start)
         self._window = Window(fetcher.prefetch_nbytes)
         self._cursor: Cursor = log.cursor(log.seek(first) if first else None)
         self._release_cursor = weakref.finalize(self, self._cursor.close)
@@ -67,13 +71,25 @@ class OrderedFrames(Iterator[Frame]):
 
     @property
     def missing(self) -> list[list[int]]:
-        """Numbers passed over because they will not come, as inclusive ranges."""
-        return self._ordering.missing.lists()
+        """Numbers passed over because they will not come, as inclusive ranges.
+
+        Of a sample only those that were chosen and did not come.
+        """
+        found = self._ordering.missing
+        return (found if self._sample is None else found.common(self._sample.missing)).lists()
 
     @property
     def late(self) -> list[list[int]]:
         """Numbers that came after they had been passed over, as inclusive ranges."""
         return self._ordering.late.lists()
+
+    @property
+    def incomplete(self) -> list[list[int]]:
+        """Numbers given without all their modules, as inclusive ranges.
+
+        They are also in :attr:`late` when more of their modules came afterwards.
+        """
+        return self._ordering.incomplete.lists()
 
     def close(self) -> None:
         """Release the log; frames handed out stay usable, going on raises ClosedError."""
@@ -117,12 +133,14 @@ class OrderedFrames(Iterator[Frame]):
 
     def _take_in(self, records: list[Located]) -> None:
         ends = self._ends
+        self._ordering.now_s = time.monotonic()
         for located in records:
             value = located.value
             if ends is not None and located.offset >= ends[located.partition]:
                 continue
             if isinstance(value, Segment):
                 block = self._fetcher.open(value, self._origin)
+                block.appended_ms = located.timestamp_ms
                 if self._ordering.add(located, block):
                     self._window.add(int(value.numbers[0]), block)
                     self._inline_nbytes += len(value.inline)
@@ -174,6 +192,7 @@ class OrderedFrames(Iterator[Frame]):
             if not records:
                 self._look()
             self._cross_barrier()
+            self._expire()
             frames = self._ordering.take()
             if frames:
                 return frames
@@ -202,7 +221,12 @@ class OrderedFrames(Iterator[Frame]):
 
     def _slice(self) -> float:
         soon = self._closing or (self._barrier is None and self._goal() is not None)
-        return _SOON_S if soon else IDLE_S
+        slice_s = _SOON_S if soon else IDLE_S
+        since_s = self._ordering.waits_since() if self._deadline_s is not None else None
+        if since_s is not None and self._barrier is None:
+            due_s = since_s + (self._deadline_s or 0.0) - time.monotonic()
+            slice_s = min(slice_s, max(due_s, 0.0))
+        return slice_s
 
     def _look(self) -> None:
         """Find out after a silence whether the stream has ended, or a hole can be passed."""
@@ -215,6 +239,15 @@ class OrderedFrames(Iterator[Frame]):
         if goal is not None and (self._barrier is None or self._barrier[0] < goal):
             # All below the goal is acknowledged, so it lies below the log's end as of now.
             self._barrier = goal, self._log.bounds()[1]
+
+    def _expire(self) -> None:
+        """Give up waiting for modules: what is in the log by now is still read first."""
+        if self._deadline_s is None or self._barrier is not None or self._ended:
+            return
+        goal = self._ordering.overdue(time.monotonic() - self._deadline_s)
+        if goal is not None:
+            self._barrier = goal, self._log.bounds()[1]
+            self._cross_barrier()
 
     def _ask_for_end(self) -> None:
         self._ends = self._log.info(refresh=True).end_offsets
@@ -229,7 +262,10 @@ class OrderedFrames(Iterator[Frame]):
             return
         goal, offsets = self._barrier
         positions = self._cursor.positions()
-        if all(positions[p] >= offsets[p] for p in self._ordering.needed()):
+        # Past a deadline go several frames at once, which may be in any partition.
+        many = self._deadline_s is not None
+        needed = range(len(offsets)) if many else self._ordering.needed()
+        if all(positions[p] >= offsets[p] for p in needed):
             self._ordering.promise(goal)
             self._barrier = None
 

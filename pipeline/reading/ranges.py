@@ -72,6 +72,19 @@ class Ranges:
         self._firsts[low:high] = [a for a, _ in kept]
         self._lasts[low:high] = [b for _, b in kept]
 
+    def common(self, other: Ranges) -> Ranges:
+        """Return the numbers that are in both."""
+        found = Ranges()
+        ours, theirs = list(self), list(other)
+        at = to = 0
+        while at < len(ours) and to < len(theirs):
+            found.add(max(ours[at][0], theirs[to][0]), min(ours[at][1], theirs[to][1]))
+            if ours[at][1] < theirs[to][1]:
+                at += 1
+            else:
+                to += 1
+        return found
+
     def __contains__(self, number: int) -> bool:
         at = bisect.bisect_left(self._lasts, number)
         return at < len(self._firsts) and self._firsts[at] <= number

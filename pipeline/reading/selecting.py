@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 
 from pipeline.errors import ExpressionError, StreamTimeoutError
 from pipeline.protocols import StreamLog
-from pipeline.reading.expressions import Expression
+from pipeline.reading.expressions import Columns, Expression
 from pipeline.reading.feed import FrameFeed
 from pipeline.reading.fetch import Fetcher, Origin
 from pipeline.reading.frame import Frame
@@ -18,6 +18,14 @@ from pipeline.reading.live import LiveTable
 from pipeline.reading.ordered import CATCH_UP_S, IDLE_S
 from pipeline.reading.ranges import Ranges
 from pipeline.reading.table import Rows
+
+
+class Beside(Protocol):
+    """Attributes that come from elsewhere."""
+
+    def may_have(self, name: str) -> bool: ...  # noqa: D102 -- whether it is one of them
+    def names(self) -> list[str]: ...  # noqa: D102 -- those that are known
+    def view(self, own: Columns) -> Columns: ...  # noqa: D102 -- rows with what they have beside
 
 
 class SelectedFrames(Iterator[Frame]):
@@ -37,7 +45,16 @@ class SelectedFrames(Iterator[Frame]):
         *,
         follow: bool,
         timeout_s: float | None,
+        deadline_s: float | None = None,
+        beside: Beside | None = None,
     ) -> None:
+        self._beside = beside
+        self._deadline_s = deadline_s
+        self._incomplete = Ranges()
+        #: When frames that match and lack modules were first seen; what was past its deadline, and
+        #: how far the log is to be read before it is given as it is.
+        self._born_s: dict[int, float] = {}
+        self._barrier: tuple[list[int], list[int]] | None = None
         self._expression = expression
         self._log = log
         self._live = live
@@ -61,10 +78,18 @@ class SelectedFrames(Iterator[Frame]):
         return self
 
     def __next__(self) -> Frame:
-        for frame in self._feed:
-            return frame
-        self._feed = self._advance()
-        return next(self._feed)
+        frame = next(self._feed, None)
+        if frame is None:
+            self._feed = self._advance()
+            frame = next(self._feed)
+        if self._origin.modules and frame.missing_modules:
+            self._incomplete.add(frame.number, frame.number)
+        return frame
+
+    @property
+    def incomplete(self) -> list[list[int]]:
+        """Numbers given without all their modules, as inclusive ranges."""
+        return self._incomplete.lists()
 
     def _advance(self) -> Iterator[Frame]:
         begun = time.monotonic()
@@ -104,6 +129,8 @@ class SelectedFrames(Iterator[Frame]):
             over = not self._follow or (self._ends is not None and self._live.reached(self._ends))
             rows = self._backlog() if self._examined == 0 else self._arrived()
             self._examined = len(table)
+            if self._partial and self._deadline_s is not None:
+                rows = np.concatenate((rows, self._overdue(self._deadline_s)))
             if over and self._partial:
                 rest = [r for n in sorted(self._partial) for r in self._rows_of(n)]
                 self._partial = {}
@@ -111,13 +138,33 @@ class SelectedFrames(Iterator[Frame]):
             self._over = over
             return rows
 
+    def _overdue(self, deadline_s: float) -> Rows:
+        """Return the rows of frames that have waited long enough for their other modules."""
+        now = time.monotonic()
+        waiting = self._matched.intersection(self._partial)
+        self._born_s = {number: self._born_s.get(number, now) for number in waiting}
+        if self._barrier is None:
+            late = [number for number in waiting if now - self._born_s[number] >= deadline_s]
+            if not late:
+                return np.empty(0, np.intp)
+            self._barrier = late, self._log.bounds()[1]
+        numbers, offsets = self._barrier
+        if not self._live.reached(offsets) or self._examined < len(self._live.table):
+            return np.empty(0, np.intp)
+        self._barrier = None
+        given = sorted(waiting.intersection(numbers))
+        rows = [row for number in given for row in self._rows_of(number)]
+        for number in given:
+            del self._partial[number]
+        return np.array(rows, np.intp)
+
     def _backlog(self) -> Rows:
         """Everything there is so far, merged and in order."""
         table = self._live.table
+        mask = self._expression.mask(self._view(0))
         if len(table):
             self._check_names()
         rows = table.merged().rows
-        mask = self._expression.mask(table.view())
         numbers = table.numbers
         if self._modules == 1 and not self._origin.modules:
             rows = rows[mask[rows]]
@@ -147,12 +194,21 @@ class SelectedFrames(Iterator[Frame]):
                 self._matched.add(number)
         return np.array(kept, np.intp)
 
+    def _view(self, begin: int) -> Columns:
+        own = self._live.table.view(begin)
+        return own if self._beside is None else self._beside.view(own)
+
     def _check_names(self) -> None:
-        table = self._live.table
-        unknown = [name for name in self._expression.names if not table.has_name(name)]
+        table, beside = self._live.table, self._beside
+        unknown = [
+            name
+            for name in self._expression.names
+            if not table.has_name(name) and not (beside is not None and beside.may_have(name))
+        ]
         if unknown:
             try:
-                self._expression.check_names(table.names())
+                beside_names = beside.names() if beside is not None else []
+                self._expression.check_names([*table.names(), *beside_names])
             except ExpressionError:
                 self._over = True
                 raise
@@ -162,7 +218,7 @@ class SelectedFrames(Iterator[Frame]):
         table, begin = self._live.table, self._examined
         if begin == len(table):
             return np.empty(0, np.intp)
-        mask = self._expression.mask(table.view(begin))
+        mask = self._expression.mask(self._view(begin))
         if self._origin.modules:
             return self._joined(begin, mask.tolist())
         found = (np.flatnonzero(mask) + begin).tolist()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 
 from pipeline.errors import ClosedError, FrameNotFoundError, StreamTimeoutError
 from pipeline.protocols import Cursor, Lookup, StreamLog
@@ -11,6 +12,7 @@ from pipeline.reading.fetch import Fetcher, Origin
 from pipeline.reading.frame import Frame, ModularFrame
 from pipeline.reading.merge import Floors
 from pipeline.reading.ordered import CATCH_UP_S, IDLE_S
+from pipeline.reading.sample import sample_of
 from pipeline.records import Located, Segment
 
 #: A search in the log is a few reads; the log's own limits are shorter for each.
@@ -66,7 +68,7 @@ class SingleReader:
         # cost as much as the frame.
         parts = self._choose(number, self._log.find(number, timeout_s=SEARCH_S))
         if len(parts) >= least:
-            return self.build(number, parts)
+            return self.build(number, parts, least)
         high = self._log.bounds()[1]  # before the next search: nothing may fall in between
         cursor: Cursor | None = None
         try:
@@ -77,7 +79,7 @@ class SingleReader:
                 parts = self._choose(number, lookup)
                 over = timeout_s is not None and begun + timeout_s <= time.monotonic()
                 if len(parts) >= least or (parts and (ended or over or lookup.passed)):
-                    return self.build(number, parts)
+                    return self.build(number, parts, least)
                 if ended or over or lookup.passed:
                     raise self._absent(number, ended=ended, passed=lookup.passed)
                 cursor = cursor or self._log.cursor(high)
@@ -108,6 +110,9 @@ class SingleReader:
             return FrameNotFoundError(self._origin.stream, number, "not yet")
         first, last = self._extent()
         inside = first is not None and last is not None and first <= number <= last
+        sample = sample_of(self._log.info(refresh=False).start)
+        if inside and sample is not None and number not in sample.missing:
+            return FrameNotFoundError(self._origin.stream, number, "not sampled")
         return FrameNotFoundError(self._origin.stream, number, "missing" if inside else "outside")
 
     def _extent(self) -> tuple[int | None, int | None]:
@@ -167,11 +172,14 @@ class SingleReader:
             cursor.close()
         return behind
 
-    def build(self, number: int, parts: dict[int, tuple[Segment, int]]) -> Frame:
-        """Return the frame made of these rows; of their objects only these are read."""
-        frames = {}
+    def build(self, number: int, parts: dict[int, tuple[Segment, int]], least: int) -> Frame:
+        """Return the frame made of these rows; of their objects only these are read.
+
+        It has an image if it has ``least`` modules.
+        """
+        frames, origin = {}, replace(self._origin, least=least)
         for module, (segment, row) in parts.items():
-            block = self._fetcher.open(segment, self._origin, slice(row, row + 1))
+            block = self._fetcher.open(segment, origin, slice(row, row + 1))
             frames[module] = Frame(number, block, row)
         if self._origin.modules:
             return ModularFrame(number, frames)
@@ -208,7 +216,7 @@ class Newest:
             self._single.check_open()
             number = self._newest(least)
             if number is not None and number > floor:
-                return self._single.build(number, self._parts[number])
+                return self._single.build(number, self._parts[number], least)
             now = time.monotonic()
             if ends is None and now - looked >= IDLE_S:
                 ends, looked = self._log.info(refresh=True).end_offsets, now

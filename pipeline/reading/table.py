@@ -197,6 +197,16 @@ class FrameTable:
         record = int(self._record_of.view[row])
         return self.records[record], row - self._begins[record]
 
+    def has_inline(self) -> bool:
+        """Tell whether a payload lies in its record."""
+        return self._inline_nbytes > 0
+
+    def places(self, rows: Rows) -> tuple[Int64s, Int64s]:
+        """Return of these rows the indices of their records, and the rows within those."""
+        records: Int64s = self._record_of.view[rows].astype(np.int64)
+        begins = np.array([self._begins[record] for record in records.tolist()], np.int64)
+        return records, rows - begins
+
     def sources(self) -> tuple[Int64s, Int64s]:
         """Return partition and offset of each row's record."""
         record_of = self._record_of.view

@@ -141,6 +141,23 @@ def contained(value: Values, wanted: tuple[Any, ...]) -> Truth:
     return Truth(_and(value.data in wanted, value.known), value.known)
 
 
+def matched(value: Values, matches: Callable[[str], bool]) -> Truth:
+    """Tell of each text whether it matches; unknown where it is no text."""
+    if not isinstance(value.data, np.ndarray):
+        if not isinstance(value.data, str):
+            return Truth(yes=False, known=False)
+        return Truth(_and(matches(value.data), value.known), value.known)
+    if not value.is_object:
+        return Truth(yes=False, known=False)
+    texts = value.data.tolist()
+    # Few texts and many frames is the usual case.
+    answers = {text: matches(text) for text in {t for t in texts if isinstance(t, str)}}
+    sure = np.array([isinstance(text, str) for text in texts], bool)
+    yes = np.array([isinstance(t, str) and answers[t] for t in texts], bool)
+    known = _and(value.known, sure)
+    return Truth(_and(yes, known), known)
+
+
 def truth_of(value: Values) -> Truth:
     """Return a value as yes or no: zero, empty text and null are no."""
     data = value.data

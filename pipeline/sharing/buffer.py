@@ -17,13 +17,19 @@ _MAX_FRAMES = 2000
 
 @dataclass(slots=True, eq=False)
 class Counts:
-    """What a member did; ``void``: settled after the frame had gone to another member."""
+    """What a member did.
+
+    ``void``: settled after the frame had gone to another member; ``filtered``: not delivered, by
+    the group's expression; ``incomplete``: delivered without all their modules.
+    """
 
     delivered: int = 0
     acknowledged: int = 0
     retried: int = 0
     rejected: int = 0
     void: int = 0
+    filtered: int = 0
+    incomplete: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -59,11 +65,14 @@ class Item:
 
 
 class Buffer:
-    """Not thread-safe: the caller holds a lock."""
+    """Not thread-safe: the caller holds a lock.
 
-    def __init__(self, fetcher: Fetcher) -> None:
+    ``ahead``: payloads are read before they are asked for.
+    """
+
+    def __init__(self, fetcher: Fetcher, *, ahead: bool = True) -> None:
         self._limit_nbytes = fetcher.prefetch_nbytes
-        self._window = Window(fetcher.prefetch_nbytes)
+        self._window = Window(fetcher.prefetch_nbytes) if ahead else None
         self._heap: list[tuple[int, int, Item]] = []
         self._count = itertools.count()
         self._uses: dict[Block, int] = {}
@@ -90,7 +99,8 @@ class Buffer:
             self._uses[part.block] = uses + 1
             if not uses:
                 self._inline_nbytes += len(part.block.segment.inline)
-                self._window.add(item.number, part.block)
+                if self._window is not None:
+                    self._window.add(item.number, part.block)
 
     def take(self) -> Item | None:
         """Return the next frame that is still ours to give."""
@@ -111,7 +121,8 @@ class Buffer:
 
     def pump(self) -> None:
         """Begin to read as much ahead as there is room for."""
-        self._window.pump()
+        if self._window is not None:
+            self._window.pump()
 
     def _release(self, item: Item) -> None:
         for part in item.unit.parts.values() if item.unit else ():
@@ -119,4 +130,5 @@ class Buffer:
             if not self._uses[part.block]:
                 del self._uses[part.block]
                 self._inline_nbytes -= len(part.block.segment.inline)
-                self._window.release(part.block)
+                if self._window is not None:
+                    self._window.release(part.block)

@@ -73,13 +73,18 @@ class Delivery:
         self._settle("retry")
         self._settler.retried(self, delay_s)
 
-    def reject(self, reason: str) -> None:
+    def reject(self, reason: str, *, trace: str | None = None) -> None:
         """Give the frame up: it goes to the dead letters with the reason.
 
-        Inside an ``except`` block the traceback is kept, too.
+        Parameters
+        ----------
+        trace:
+            The traceback to keep; by default that of the ``except`` block we are in, if any.
+
         Raises AlreadyAcknowledgedError when the delivery was settled before.
         """
-        trace = traceback.format_exc() if sys.exception() is not None else ""
+        if trace is None:
+            trace = traceback.format_exc() if sys.exception() is not None else ""
         self._settle("reject")
         self._settler.rejected(self, str(reason), trace)
 

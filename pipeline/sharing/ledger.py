@@ -65,6 +65,14 @@ class Ledger:
             self._db.execute("COMMIT")
         return [int(number) for (number,) in rows]
 
+    def pass_over(self, numbers: Sequence[int]) -> None:
+        """Say of frames that nobody has had that they are done."""
+        insert = "INSERT OR IGNORE INTO frames VALUES (?, ?, 'done', ?, 0, 0)"
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany(insert, [(self._share, n, self.owner) for n in numbers])
+            self._db.execute("COMMIT")
+
     def known(self, numbers: Sequence[int]) -> set[int]:
         """Return those of ``numbers`` that somebody has or had."""
         query = "SELECT number FROM frames WHERE share = ? AND number BETWEEN ? AND ?"

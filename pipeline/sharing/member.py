@@ -7,12 +7,13 @@ what is done behind it (:mod:`pipeline.sharing.progress`).
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from confluent_kafka import Message
 
@@ -29,11 +30,13 @@ from pipeline.kafka.groups import GroupMember, Place
 from pipeline.kafka.producer import Acknowledged
 from pipeline.naming import record_key
 from pipeline.publishing.claims import holder
+from pipeline.reading.matching import RecordFilter
 from pipeline.records import Located, Pointer, Segment
 from pipeline.services import Services
-from pipeline.sharing.assemble import Assembler
+from pipeline.sharing.assemble import Assembler, Unit
 from pipeline.sharing.buffer import Buffer, Counts, Held, Item
 from pipeline.sharing.delivery import Delivery
+from pipeline.sharing.filtered import Filtered, Row, Waiting
 from pipeline.sharing.progress import PartitionProgress, Taken
 from pipeline.stream import Stream
 from pipeline.wire import codec
@@ -43,8 +46,10 @@ log = logging.getLogger(__name__)
 _POLL_S = 0.05
 #: Progress is committed this often, and at once when nothing is left to do.
 _COMMIT_EVERY_S = 0.2
-#: How often a member with nothing to do asks whether stream and group are at their end.
+#: How soon and how seldom a member with nothing to do asks whether stream and group are at their
+#: end: the longer nothing happens, the seldomer.
 _LOOK_EVERY_S = 0.1
+_LOOK_SELDOM_S = 2.0
 #: How long a partition that goes to another member waits for the frames in hand.  Longer work
 #: than this is done twice when the group grows.
 _REVOKE_WAIT_S = 5.0
@@ -55,8 +60,26 @@ _JOIN_S = 12.0
 class KafkaShare:
     """The engine behind ``stream.shared`` on a broker; see :class:`pipeline.shared.Share`."""
 
-    def __init__(self, services: Services, stream: Stream, *, group: str, start: str) -> None:
+    def __init__(
+        self,
+        services: Services,
+        stream: Stream,
+        *,
+        group: str,
+        start: str,
+        where: RecordFilter | None = None,
+        keep_filtered: bool = False,
+        min_modules: int | None = None,
+        deadline_s: float | None = None,
+        ahead: bool = True,
+        wake: Callable[[], None] | None = None,
+    ) -> None:
         self._services = services
+        self._wake = wake
+        self._where = where
+        self._origin = stream.origin_of(min_modules)
+        self._deadline_s = deadline_s
+        self._waiting = Waiting() if keep_filtered else None
         self._stream = stream
         self._group = group
         self._begin = start
@@ -68,7 +91,7 @@ class KafkaShare:
         self.group_id = names.group(begun.beamtime, group, begun.stream_key)
         self.counts = Counts()
         self._changed = threading.Condition()
-        self._buffer = Buffer(stream.fetcher)
+        self._buffer = Buffer(stream.fetcher, ahead=ahead)
         self._held: dict[Place, Held] = {}
         self._assemblers: dict[Place, Assembler] = {}
         self._later: list[tuple[float, int, Pointer, Taken, Held]] = []
@@ -129,6 +152,36 @@ class KafkaShare:
                     )
                 self._changed.wait(min(left_s, 1.0))
 
+    def ready(self, limit: int) -> list[Delivery]:
+        """See :class:`pipeline.shared.Share`."""
+        with self._changed:
+            if self._failure is not None:
+                raise self._failure
+            found: list[Delivery] = []
+            while len(found) < limit and (item := self._buffer.take()) is not None:
+                found.append(self._deliver(item))
+            return found
+
+    @property
+    def finished(self) -> bool:
+        """See :class:`pipeline.shared.Share`."""
+        return self._finished
+
+    def take_filtered(self) -> Filtered | None:
+        """See :class:`pipeline.shared.Share`."""
+        with self._changed:
+            if not self._waiting:
+                return None
+            numbers, rows = self._waiting.take()
+        return Filtered(numbers, functools.partial(self._finish_filtered, rows)) if rows else None
+
+    def _finish_filtered(self, rows: Sequence[Row]) -> None:
+        with self._changed:
+            for row in rows:
+                row.finish()
+            self._active_s = time.monotonic()
+            self._changed.notify_all()
+
     @property
     def silent_s(self) -> float:
         """See :class:`pipeline.shared.Share`."""
@@ -149,7 +202,8 @@ class KafkaShare:
         frame = item.frame
         if frame is None:
             assert item.unit is not None
-            frame = item.unit.frame(self._stream.origin)
+            frame = item.unit.frame(self._origin)
+        self.counts.incomplete += bool(self._origin.modules and frame.missing_modules)
         return Delivery(frame, item.attempt, self, item)
 
     def close(self) -> None:
@@ -235,6 +289,7 @@ class KafkaShare:
             while not self._stop.is_set() and not self._finished:
                 self._take_in(self._member.poll(_POLL_S))
                 self._take_due()
+                self._give_up()
                 self._balance()
                 self._commit()
                 self._look()
@@ -247,7 +302,12 @@ class KafkaShare:
             except Exception as error:  # noqa: BLE001 -- the broker may be away; it notices
                 log.debug("leaving group %s: %s", self.group_id, error)
             with self._changed:
-                self._changed.notify_all()
+                self._tell()
+
+    def _tell(self) -> None:
+        self._changed.notify_all()
+        if self._wake is not None:
+            self._wake()
 
     def _take_in(self, messages: Sequence[Message]) -> None:
         resolve = self._services.schemas.resolve
@@ -262,7 +322,7 @@ class KafkaShare:
         if messages:
             with self._changed:
                 self._buffer.pump()
-                self._changed.notify_all()
+                self._tell()
 
     def _take_record(self, place: Place, offset: int, located: Located | None) -> None:
         held = self._held.get(place)
@@ -278,7 +338,18 @@ class KafkaShare:
             held.progress.passed(offset)
         self._active_s = time.monotonic()
         for unit in self._assemblers[place].add(located, taken):
+            self._hand(unit, held)
+
+    def _hand(self, unit: Unit, held: Held) -> None:
+        """Have a frame delivered, unless the group's expression leaves it out."""
+        if unit.selected:
             self._buffer.put(Item(unit.number, 1, held, unit=unit))
+            return
+        self.counts.filtered += 1
+        if self._waiting is None:
+            unit.finish()
+        else:
+            self._waiting.add(unit, held)
 
     def _take_pointer(self, place: Place, message: Message) -> None:
         pointer = None
@@ -307,7 +378,9 @@ class KafkaShare:
                 continue
             item = Item(pointer.number, pointer.attempt + 1, held, taken=taken)
             try:
-                item.frame = self._stream.frame(pointer.number, timeout_s=0.0, min_modules=1)
+                item.frame = self._stream.frame(
+                    pointer.number, timeout_s=0.0, min_modules=self._origin.least
+                )
             except FrameNotFoundError as error:  # trimmed or deleted meanwhile
                 log.error("a retried frame is gone: %s", error)
                 with self._changed:
@@ -315,7 +388,24 @@ class KafkaShare:
                 continue
             with self._changed:
                 self._buffer.put(item)
-                self._changed.notify_all()
+                self._tell()
+
+    def _give_up(self) -> None:
+        """Hand out frames whose modules have not come in time."""
+        if self._deadline_s is None:
+            return
+        with self._changed:
+            late = [p for p, a in self._assemblers.items() if a.overdue(self._deadline_s)]
+        # What is in the log by now is read first: a backlog makes nothing late.
+        high = self._stream.log.bounds()[1] if late else []
+        with self._changed:
+            for place, assembler in self._assemblers.items():
+                if place in late:
+                    assembler.give_up(self._deadline_s, high[place[1]])
+                held = self._held[place]
+                for unit in assembler.given_up(held.progress.position):
+                    self._hand(unit, held)
+                    self._tell()
 
     def _balance(self) -> None:
         """Read no more than is needed, and nothing behind the stream's end."""
@@ -325,8 +415,9 @@ class KafkaShare:
             over = [place for place in data if self._over(place)]
             for place in over:
                 for unit in self._assemblers[place].flush():
-                    self._buffer.put(Item(unit.number, 1, self._held[place], unit=unit))
+                    self._hand(unit, self._held[place])
             self._paused = not self._buffer.low if self._paused else self._buffer.full
+            self._paused = self._paused or (self._waiting is not None and self._waiting.full)
             paused = self._paused
         self._member.pause(data if paused else over)
         if not paused:
@@ -356,7 +447,8 @@ class KafkaShare:
     def _look(self) -> None:
         """When there is nothing to do, find out whether the stream and the group are finished."""
         now = time.monotonic()
-        if now - self._looked_s < _LOOK_EVERY_S:
+        every_s = min(_LOOK_SELDOM_S, max(_LOOK_EVERY_S, (now - self._active_s) / 5))
+        if now - self._looked_s < every_s:
             return
         with self._changed:
             idle = not len(self._buffer) and not any(h.in_hand for h in self._held.values())
@@ -368,7 +460,7 @@ class KafkaShare:
         if self._ends is not None and idle and not self._later and self._group_done():
             with self._changed:
                 self._finished = True
-                self._changed.notify_all()
+                self._tell()
 
     def _group_done(self) -> bool:
         """Every partition is committed up to the end, and no retries wait."""
@@ -394,7 +486,7 @@ class KafkaShare:
                 self._held[place] = Held(PartitionProgress(offset, metadata))
                 if place[0] == self._topic:
                     self._assemblers[place] = Assembler(
-                        self._stream.start, self._stream.fetcher, self._stream.origin
+                        self._stream.start, self._stream.fetcher, self._origin, self._where
                     )
 
     def _losing(self, places: Sequence[Place]) -> Mapping[Place, tuple[int, str]]:

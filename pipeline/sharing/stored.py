@@ -10,12 +10,17 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.errors import FrameNotFoundError, StreamTimeoutError
 from pipeline.protocols import Cursor
+from pipeline.reading.frame import Frame
+from pipeline.reading.matching import RecordFilter
 from pipeline.records import Segment
 from pipeline.sharing.assemble import Assembler, Unit
 from pipeline.sharing.buffer import Counts
 from pipeline.sharing.delivery import Delivery
+from pipeline.sharing.filtered import MAX_WAITING, Filtered
 from pipeline.sharing.ledger import Ledger
 from pipeline.sharing.progress import Taken
 from pipeline.stream import Stream
@@ -32,8 +37,26 @@ _TAKE_OVER_EVERY_S = 0.5
 class StoredShare:
     """The engine behind ``stream.shared(state=FILE)``; see :class:`pipeline.shared.Share`."""
 
-    def __init__(self, stream: Stream, *, group: str, state: Path) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        *,
+        group: str,
+        state: Path,
+        where: RecordFilter | None = None,
+        keep_filtered: bool = False,
+        min_modules: int | None = None,
+        ahead: bool = True,
+    ) -> None:
         self._stream = stream
+        self._ahead = ahead
+        self.finished = False
+        self._where = where
+        self._origin = stream.origin_of(min_modules)
+        self._keep = keep_filtered
+        #: Filtered out and not fetched; fetched and not settled.
+        self._waiting: list[int] = []
+        self._unsettled = 0
         self._state = state
         self._key = f"{group}/{stream.start.stream_key.hex()}"
         self.counts = Counts()
@@ -56,7 +79,7 @@ class StoredShare:
         """Yield the frames of the stored stream, partition by partition as they come."""
         start = self._stream.start
         assemblers = [
-            Assembler(start, self._stream.fetcher, self._stream.origin)
+            Assembler(start, self._stream.fetcher, self._origin, self._where)
             for _ in range(start.partitions)
         ]
         ends = self._stream.log.bounds()[1]
@@ -88,7 +111,7 @@ class StoredShare:
                 if delivery is not None:
                     self._active_s = time.monotonic()
                     return delivery
-                count, _ = self._book.unfinished()
+                count = self._book.unfinished()[0] + len(self._waiting) + self._unsettled
                 if not count:
                     return None
             left_s = _WAIT_S
@@ -98,6 +121,24 @@ class StoredShare:
                 detail = f"{count} frames are in hand or wait to be tried again"
                 raise StreamTimeoutError(self._stream.name, timeout_s or 0.0, detail)
             self._stop.wait(min(left_s, _WAIT_S))
+
+    def ready(self, limit: int) -> list[Delivery]:
+        """See :class:`pipeline.shared.Share`."""
+        found: list[Delivery] = []
+        with self._lock:
+            if self._stop.is_set():
+                return found
+            while len(found) < limit:
+                delivery = self._again() or self._fresh()
+                if delivery is None:
+                    break
+                found.append(delivery)
+            if found:
+                self._active_s = time.monotonic()
+            else:
+                left = self._book.unfinished()[0] + len(self._waiting) + self._unsettled
+                self.finished = not left
+        return found
 
     @property
     def _book(self) -> Ledger:
@@ -111,18 +152,23 @@ class StoredShare:
             return None
         found = self._book.take_due(time.time())
         if found is None and now - self._looked_s >= _TAKE_OVER_EVERY_S:
-            self._looked_s = now
             found = self._book.take_over()
+            if found is None:  # else there may be more of the same owner
+                self._looked_s = now
         if found is None:
             return None
         number, attempt = found
         try:
-            frame = self._stream.frame(number, timeout_s=0.0, min_modules=1)
+            frame = self._stream.frame(number, timeout_s=0.0, min_modules=self._origin.least)
         except FrameNotFoundError as error:
             log.error("a frame to be tried again is gone: %s", error)
             self._book.done(number)
             return None
+        return self._deliver(frame, attempt)
+
+    def _deliver(self, frame: Frame, attempt: int) -> Delivery:
         self.counts.delivered += 1
+        self.counts.incomplete += bool(self._origin.modules and frame.missing_modules)
         return Delivery(frame, attempt, self, None)
 
     def _fresh(self) -> Delivery | None:
@@ -135,27 +181,54 @@ class StoredShare:
             batch = [self._found.popleft() for _ in range(min(1 if slow else _BATCH, self._left))]
             ours = set(self._book.lease([unit.number for unit in batch]))
             self._ready.extend(unit for unit in batch if unit.number in ours)
-            for unit in self._ready:
+            for unit in self._ready if self._ahead else ():
                 for part in unit.parts.values():
                     part.block.prefetch()
         unit = self._ready.popleft()
         self._given_s = time.monotonic()
-        self.counts.delivered += 1
-        return Delivery(unit.frame(self._stream.origin), 1, self, None)
+        return self._deliver(unit.frame(self._origin), 1)
 
     @property
     def _left(self) -> int:
         return len(self._found)
 
+    def take_filtered(self) -> Filtered | None:
+        """See :class:`pipeline.shared.Share`."""
+        with self._lock:
+            if not self._waiting:
+                return None
+            numbers, self._waiting = sorted(self._waiting), []
+            self._unsettled += len(numbers)
+        return Filtered(np.array(numbers, np.int64), lambda: self._finish_filtered(numbers))
+
+    def _finish_filtered(self, numbers: list[int]) -> None:
+        with self._lock:
+            self._unsettled -= len(numbers)
+            self._active_s = time.monotonic()
+            if self._ledger is not None:
+                self._ledger.pass_over(numbers)
+
+    def _sort_out(self, batch: list[Unit]) -> list[Unit]:
+        """Return the frames that are to be delivered; the others are done."""
+        left_out = [unit.number for unit in batch if not unit.selected]
+        if not left_out:
+            return batch
+        self.counts.filtered += len(left_out)
+        if self._keep:
+            self._waiting += left_out
+        else:
+            self._book.pass_over(left_out)
+        return [unit for unit in batch if unit.selected]
+
     def _refill(self) -> None:
         """Read on until there are frames that nobody has, as far as can be told."""
-        while not self._found and not self._exhausted:
+        while not self._found and not self._exhausted and len(self._waiting) < MAX_WAITING:
             batch = list(itertools.islice(self._units, 256))
             if not batch:
                 self._exhausted = True
                 return
             known = self._book.known([unit.number for unit in batch])
-            self._found.extend(unit for unit in batch if unit.number not in known)
+            self._found.extend(self._sort_out([unit for unit in batch if unit.number not in known]))
 
     def close(self) -> None:
         """Give back what is not settled; may be called twice."""

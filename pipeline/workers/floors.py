@@ -9,7 +9,8 @@ committed offset holds for that partition's results, and the least of them for t
 from __future__ import annotations
 
 import logging
-import time
+import threading
+from collections.abc import Callable
 
 from pipeline.errors import PipelineError
 from pipeline.kafka import groups
@@ -28,11 +29,22 @@ _EVERY_S = 1.0
 class GroupFloors:
     """Sends marks with the group's floor to the derived stream; any member may, several do no harm.
 
-    Not thread-safe; ``close`` releases its consumer.
+    In a thread of its own, from the start to ``close``: a broker that is away is waited for.
+    ``known``: tells the floor, where this member alone has all frames; else it is found out from
+    the group's offsets.
     """
 
-    def __init__(self, services: Services, source: Stream, out: Publisher, *, group: str) -> None:
+    def __init__(
+        self,
+        services: Services,
+        source: Stream,
+        out: Publisher,
+        *,
+        group: str,
+        known: Callable[[], int] | None = None,
+    ) -> None:
         self._services = services
+        self._known = known
         self._source = source
         self._out = out
         begun, names = source.start, services.names
@@ -40,20 +52,23 @@ class GroupFloors:
         self._work = names.work(begun.beamtime, begun.detector, group)
         self._group_id = names.group(begun.beamtime, group, begun.stream_key)
         self._log = services.log(source.info)
-        self._next_s = time.monotonic() + _EVERY_S
         self._sent = NO_FLOOR
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"floors {group}", daemon=True)
+        self._thread.start()
 
-    def look(self) -> None:
-        """Send the floor if it is due and has risen; trouble is left to the next time."""
-        if time.monotonic() < self._next_s:
-            return
-        self._next_s = time.monotonic() + _EVERY_S
-        try:
-            floor = self._floor()
-        except PipelineError as error:
-            log.debug("the group's floor is not known now: %s", error)
-            return
-        if floor > self._sent:
+    def _run(self) -> None:
+        while not self._stop.wait(_EVERY_S):
+            try:
+                self._look()
+            except PipelineError as error:
+                log.debug("the group's floor is not known now: %s", error)
+        self._log.close()
+
+    def _look(self) -> None:
+        """Send the floor if it has risen."""
+        floor = self._floor() if self._known is None else self._known()
+        if floor > self._sent and not self._stop.is_set():
             self._send(floor)
             self._sent = floor
 
@@ -93,5 +108,6 @@ class GroupFloors:
         self._services.producer.append_all(entries, self._services.settings.kafka.timeout_s)
 
     def close(self) -> None:
-        """Release the consumer."""
-        self._log.close()
+        """Stop; waits for a look that has begun, a second at most."""
+        self._stop.set()
+        self._thread.join(1.0)

@@ -10,9 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
-
-import numpy as np
+from typing import Any, Protocol
 
 from pipeline.errors import (
     InvalidFrameError,
@@ -26,12 +24,14 @@ from pipeline.naming import StreamId
 from pipeline.publisher import Publisher
 from pipeline.publishing import claims, ending
 from pipeline.publishing.window import Role
+from pipeline.reading.frame import Frame
 from pipeline.records import StreamInfo
 from pipeline.session import Session
 from pipeline.sharing import runs
 from pipeline.sharing.delivery import Delivery
 from pipeline.stream import Stream
 from pipeline.workers.floors import GroupFloors
+from pipeline.workers.function import Result
 
 log = logging.getLogger(__name__)
 #: Frames without result are said in one record for as many as come in this time.
@@ -40,6 +40,34 @@ _MANY = 256
 #: How long members that begin or end at once sort out who does it.
 _PATIENCE_S = 5.0
 _FRAMES_PER_CHUNK = 16
+
+
+class Answer(Protocol):
+    """Whom to tell that a frame's result is safe."""
+
+    @property
+    def frame(self) -> Frame:
+        """The source's frame."""
+        ...
+
+    def ack(self) -> None:
+        """Note that the result is safe."""
+        ...
+
+
+class Shared:
+    """One delivery whose frame has results in several derived streams."""
+
+    def __init__(self, delivery: Delivery, outs: int) -> None:
+        self.frame = delivery.frame
+        self._delivery = delivery
+        self._left = outs
+
+    def ack(self) -> None:
+        """Acknowledge the delivery once the last of the results is safe."""
+        self._left -= 1
+        if not self._left:
+            self._delivery.ack()
 
 
 class Results:
@@ -54,19 +82,18 @@ class Results:
         group: str,
         member: str,
         code: str,
-        leads: bool = True,
+        known_floor: Callable[[], int] | None = None,
     ) -> None:
         self._session = session
         self._source = source
         self._group = group
         self._code = code
+        self._known_floor = known_floor
         self._member = member
-        #: Whether it tells live readers how far the group is; one process of a runner does.
-        self._leads = leads
         self._base = self.name = StreamId(source.name.beamtime, detector, source.name.stream)
         #: A reset of the group begins another run, whose name ends with its number.
         self._run = 1
-        self._skipped: list[Delivery] = []
+        self._skipped: list[Answer] = []
         self._since_s = 0.0
         self.pending = 0
         self._out: Publisher | None = None
@@ -88,9 +115,10 @@ class Results:
                     raise
                 threading.Event().wait(0.1)
         self._check_lineage()
-        if self._leads:
-            services = self._session.services
-            self._floors = GroupFloors(services, self._source, self._out, group=self._group)
+        services = self._session.services
+        self._floors = GroupFloors(
+            services, self._source, self._out, group=self._group, known=self._known_floor
+        )
 
     def _newest_run(self) -> tuple[StreamId, int]:
         try:
@@ -128,7 +156,7 @@ class Results:
 
     # -- one frame --------------------------------------------------------------------------------
 
-    def take(self, delivery: Delivery, result: Any) -> str:
+    def take(self, delivery: Answer, result: Result) -> str:
         """Publish a result; return what it was: results, skipped or repeated.
 
         Raises InvalidFrameError for what cannot be a frame.
@@ -137,7 +165,7 @@ class Results:
             self._since_s = self._since_s if self._skipped else time.monotonic()
             self._skipped.append(delivery)
             return "skipped"
-        array, attributes = _split(result)
+        array, attributes = result
         frame = delivery.frame
         try:
             self._writer().write(
@@ -157,10 +185,13 @@ class Results:
         self.pending += 1
         return "results"
 
-    def give_up(self, delivery: Delivery, reason: str) -> None:
-        """Say that the frame was rejected, then reject it."""
-        self._writer().give_up([delivery.frame.number])
-        delivery.reject(reason)
+    def give_up(self, number: int) -> None:
+        """Say in the account that the frame was rejected."""
+        self._writer().give_up([number])
+
+    def skip(self, numbers: list[int]) -> None:
+        """Say in the account that these frames were left out on purpose."""
+        self._writer().skip(numbers)
 
     def settle(self) -> None:
         """Acknowledge what is safe by now."""
@@ -169,8 +200,6 @@ class Results:
         for delivery in self._out.take_confirmed():
             self.pending -= 1
             delivery.ack()
-        if self._floors is not None:
-            self._floors.look()
         due = time.monotonic() - self._since_s >= _SKIP_EVERY_S
         if self._skipped and (due or len(self._skipped) >= _MANY):
             self._send_skipped()
@@ -202,6 +231,12 @@ class Results:
         self._release()
         if self._out is not None:
             self._out.close(timeout_s)
+
+    def abandon(self) -> None:
+        """Stop writing at once; what is not confirmed is lost here and made again."""
+        self._release()
+        if self._out is not None:
+            self._out.abandon()
 
     def end(self) -> None:
         """End the derived stream as the source ended; the group has finished it.
@@ -240,20 +275,3 @@ class Results:
                 return True
             threading.Event().wait(0.05)
         return False
-
-
-def _split(result: Any) -> tuple[Any, dict[str, Any] | None]:
-    """Return (array or None, attributes or None) of what the function returned."""
-    if isinstance(result, Mapping):
-        return None, _plain(result)
-    if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping):
-        return np.asarray(result[0]), _plain(result[1])
-    if isinstance(result, np.ndarray):
-        return result, None
-    raise InvalidFrameError(
-        "result", f"{type(result).__name__}: return None, a dict, an array, or (array, dict)"
-    )
-
-
-def _plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v.item() if isinstance(v, np.generic) else v for k, v in attributes.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import pickle
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,14 @@ class BlobStoreContract:
         for key in ("deep/er/a", "deep/er/b", "deep/c"):
             store.put(f"{bucket}/{key}", [b"one", b"two"], durability="disk")
             assert store.get(f"{bucket}/{key}", 0, 6) == b"onetwo"
+
+    def test_a_pickled_store_is_the_same_store_where_it_is_opened_again(
+        self, store: BlobStore, bucket: str
+    ) -> None:
+        store.put(f"{bucket}/travelled", [b"frame 0"], durability="process")
+        again = pickle.loads(pickle.dumps(store))
+        assert again.get(f"{bucket}/travelled", 0, 7) == b"frame 0"
+        assert pickle.loads(pickle.dumps(store)) is again, "it is opened once a process"
 
     def test_parts_lie_back_to_back(self, store: BlobStore, bucket: str) -> None:
         image = np.arange(12, dtype="<u2").reshape(3, 4)

@@ -135,6 +135,7 @@ def with_code() -> list[Path]:
 def test_the_code_of_a_page_runs(
     page: Path, home_env: Path, beamtime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     run_page(page, tmp_path, beamtime)
 

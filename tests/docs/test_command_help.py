@@ -13,7 +13,18 @@ from doc_blocks import ROOT, pages
 
 LICHTSTROM = Path(sys.executable).with_name("lichtstrom")
 #: Two-word commands: what follows is a command of its own and no argument.
-GROUPS = ("adapter", "simulate", "sink", "hdf5", "connect", "beamtime", "spool", "group", "dlq")
+GROUPS = (
+    "adapter",
+    "simulate",
+    "sink",
+    "hdf5",
+    "connect",
+    "beamtime",
+    "spool",
+    "values",
+    "group",
+    "dlq",
+)
 #: What docs/adapters.md would add.
 EXAMPLES = {"adapter counter"}
 _CALL = re.compile(r"lichtstrom ((?:[a-z][a-z0-9-]*)(?: [a-z][a-z0-9-]*)?)((?: [^`\n|#]*)?)")

@@ -15,6 +15,7 @@ from doc_blocks import ROOT, anchors, blocks, headings, pages, prose
 
 import pipeline
 from pipeline import errors
+from pipeline.connectors import errors as connect_errors
 
 _LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -84,7 +85,7 @@ def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
 def test_every_error_is_public() -> None:
     tree = {
         name
-        for name, value in vars(errors).items()
+        for name, value in {**vars(errors), **vars(connect_errors)}.items()
         if isinstance(value, type) and issubclass(value, errors.PipelineError)
     }
     assert tree <= set(pipeline.__all__)

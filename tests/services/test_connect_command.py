@@ -74,7 +74,7 @@ def test_a_stream_is_written_and_the_command_returns_with_the_file(
     ours = [c for c in listed if c["connector"] == facts["connector"]]
     assert [(c["state"], c["failure"], len(c["tasks"])) for c in ours] == [("RUNNING", "", 2)]
     run("hdf5", stream, "--out", "other", status=1)  # the name is taken
-    assert run("remove", facts["connector"]).output == f"removed {facts['connector']}\n"
+    assert run("remove", stream).output == f"removed {facts['connector']}\n"
     run("remove", facts["connector"], status=1)
 
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from test_hdf5_command_kills import check_whole, image, publish
 from test_hdf5_files import read_letters, unchecked, write_damaged_at_5
 
 from pipeline.connectors.rest import ConnectorStatus, ConnectRest
+from pipeline.errors import FrameExpiredError
 from pipeline.local import up
 from pipeline.local.connect_worker import start_worker
 from pipeline.local.jars import CONNECT_LOCK, ensure, read_lock
@@ -80,7 +81,8 @@ def connector(
 
     yield create
     for name in made:
-        rest.remove(name)
+        if rest.status(name) is not None:
+            rest.remove(name)
 
 
 def dead_letters(session: Session, beamtime: str) -> str:
@@ -249,6 +251,61 @@ def test_a_frame_that_cannot_be_read_is_missing_and_its_record_a_dead_letter(
     (letter,) = read_letters(session, dead_letters(session, beamtime))
     headers = dict(letter.headers())
     assert b"frame 5: payload: bslz4" in headers["__connect.errors.exception.message"]
+
+
+def remove_records(session: Session, beamtime: str, offsets: Sequence[int]) -> None:
+    """Do what retention does."""
+    topic = session.services.names.topic(beamtime, "d")
+    session.services.admin.delete_records(topic, dict(enumerate(offsets)))
+
+
+def test_records_that_retention_removed_come_from_the_manifest(
+    rest: ConnectRest,
+    session: Session,
+    connector: Callable[..., str],
+    beamtime: str,
+    tmp_path: Path,
+) -> None:
+    with session.publish(beamtime, "d", "s", frames_per_chunk=4) as out:
+        for number in NUMBERS[:30]:
+            out.write(image(number), number=number, attributes={"omega": number / 10})
+        out.flush()
+        name = connector()
+        until(lambda: list((tmp_path / "out").glob(".d_s*.part")))
+        rest.remove(name)
+        for number in NUMBERS[30:]:
+            out.write(image(number), number=number, attributes={"omega": number / 10})
+    with session.stream(beamtime, "d", "s") as stream:
+        ends = stream.info.end_offsets
+    assert ends is not None
+    remove_records(session, beamtime, ends)
+    name = connector()
+    until(lambda: finished(rest, name, tmp_path / "out"))
+    check_whole(tmp_path / "out", np.array(NUMBERS))
+
+
+def test_records_that_are_nowhere_any_more_fail_the_task_and_are_named(
+    rest: ConnectRest,
+    session: Session,
+    connector: Callable[..., str],
+    beamtime: str,
+    tmp_path: Path,
+) -> None:
+    with (
+        pytest.raises(FrameExpiredError),  # nobody can tell what this stream had
+        session.publish(beamtime, "d", "s", frames_per_chunk=4) as out,
+    ):
+        for number in NUMBERS:
+            out.write(image(number), number=number)
+        out.flush()
+        with session.stream(beamtime, "d", "s") as stream:
+            starts = stream.start.offsets
+        remove_records(session, beamtime, [start + 2 for start in starts])
+    name = connector(**{"tasks.max": "1"})
+    status = until(lambda: _failed(rest.status(name)))
+    assert f"partition 0 offsets {starts[0]} to {starts[0] + 1}" in status.failure
+    assert "neither on the topic nor in the manifest" in status.failure
+    assert not (tmp_path / "out" / "d_s.h5").exists()
 
 
 def writers_of(*workers: int) -> list[int]:

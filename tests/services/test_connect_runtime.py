@@ -15,8 +15,11 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from pipeline.cli.root import lichtstrom
+from pipeline.connectors.errors import (
+    ConnectorConfigError,
+    ConnectorExistsError,
+)
 from pipeline.connectors.rest import ConnectorStatus, ConnectRest
-from pipeline.errors import ConnectorConfigError, ConnectorExistsError
 from pipeline.local import RuntimeInfo, down, status, up
 from pipeline.local.connect import this_command
 from pipeline.local.connect_worker import start_worker
@@ -237,7 +240,8 @@ def test_without_plugins_nothing_is_started_and_the_error_says_what_to_build(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(VARIABLE)
-    monkeypatch.setattr("pipeline.__file__", str(home / "nowhere" / "pipeline" / "__init__.py"))
+    nowhere = home / "nowhere" / "pipeline" / "local" / "plugins.py"
+    monkeypatch.setattr("pipeline.local.plugins.__file__", str(nowhere))
     result = CliRunner().invoke(lichtstrom, ["up", "--connect", "--no-s3"])
     assert result.exit_code == 1
     assert "make connectors" in result.output

@@ -34,6 +34,7 @@ from pipeline.errors import SinkError, StreamOpenError
 from pipeline.frame import Module
 from pipeline.session import Session, connect
 from pipeline.sinks.hdf5.checking import check_file
+from pipeline.sinks.hdf5.mapping import load_mapping
 
 pytestmark = [pytest.mark.service, pytest.mark.timeout(120)]
 
@@ -44,6 +45,8 @@ def session(home_env: Path) -> Iterator[Session]:
         yield opened
 
 
+#: What the row of a missing frame holds.
+MARKED_MISSING = {"frame_valid": 0, "timestamp": 0, "sequence_number": 2**32 - 1}
 LAYOUTS: list[dict[str, Any]] = [
     {},
     {"compression": "none"},
@@ -125,8 +128,9 @@ def test_a_frame_that_could_not_be_written_is_believed_where_the_stream_shows_it
     position, number = last_frame(part)
 
     def lose(file: Any) -> None:
-        for name in ("frame_valid", "timestamp"):
-            file[f"{DETECTOR}/{name}"][number if file.filename == str(path) else position] = 0
+        row = number if file.filename == str(path) else position
+        for name, value in MARKED_MISSING.items():
+            file[f"{DETECTOR}/{name}"][row] = value
         if file.filename == str(path):
             file["entry/provenance/frames_written"][()] -= 1
             del file["entry/provenance/frames_invalid"]
@@ -146,8 +150,8 @@ def test_a_frame_that_the_file_lacks_is_found(
     path = written(session, beamtime, tmp_path)
 
     def lose(file: Any) -> None:
-        file[f"{DETECTOR}/frame_valid"][5] = 0
-        file[f"{DETECTOR}/timestamp"][5] = 0
+        for name, value in MARKED_MISSING.items():
+            file[f"{DETECTOR}/{name}"][5] = value
         file["entry/provenance/frames_written"][()] -= 1
 
     changed(path, lose)
@@ -178,6 +182,112 @@ def test_rows_that_say_something_else_are_found(
         "are not 3 to 42 in order",
     ):
         assert [found for found in texts if text in found], (text, texts)
+
+
+METADATA: dict[str, Any] = {
+    "energy_eV": 12000,
+    "distance_m": 0.25,
+    "beam_center_x": 4.5,
+    "beam_center_y": 3,
+    "pixel_size_m": 75e-6,
+    "start_angle_deg": 10.0,
+    "angle_increment_deg": 0.5,
+    "sample": "lysozyme",
+    "note": {"list": [1, 2]},
+    "units": {"omega": "degree"},
+}
+
+
+#: Where a difference is planted, at which row, what, and what is found of it.
+PLANTED: list[tuple[str, Any, Any, str]] = [
+    (f"{DETECTOR}/attributes/omega", -1, 9.0, "is 9.0, the stream says nan"),
+    (f"{DETECTOR}/attributes/shot", 0, 4, "is 4, the stream says 3"),
+    (f"{DETECTOR}/attributes/note", 0, "another", "is 'another', the stream says 'n 3'"),
+    (f"{DETECTOR}/sequence_number", 0, 4, "says something else"),
+    (f"{DETECTOR}/distance", (), 0.3, "is 0.3, the stream says 0.25"),
+    (f"{DETECTOR}/count_time", (), 0.5, "is 0.5, the stream says 0.375"),
+    ("entry/metadata/energy_eV", (), 1, "is 1, the stream says 12000"),
+    ("entry/metadata/note", (), "another", "is 'another', the stream says '{"),
+    ("entry/sample/name", (), "another", "is 'another', the stream says 'lysozyme'"),
+    ("entry/sample/transformations/omega", 0, 1.0, "is 1.0, the stream says 10.0"),
+    ("entry/start_time", (), "another", "is 'another', the stream says '20"),
+]
+
+
+def test_what_a_file_says_otherwise_is_found(
+    session: Session, beamtime: str, tmp_path: Path
+) -> None:
+    publish_words(session, beamtime)
+    path = written(session, beamtime, tmp_path)
+    whole = path.read_bytes()
+    assert compared(session, beamtime, path) == []
+
+    def plant(file: Any) -> None:
+        for name, row, value, _ in PLANTED:
+            file[name][row] = value
+
+    changed(path, plant)
+    found = compared(session, beamtime, path)
+    for name, _, _, what in PLANTED:
+        assert [each for each in found if name in each.where and what in each.what], (name, found)
+    assert len(found) == len(PLANTED)
+    path.write_bytes(whole)
+
+    def remove(file: Any) -> None:
+        file[f"{DETECTOR}/attributes/omega"].attrs["units"] = np.bytes_("rad")
+        for name in ("attributes/shot", "beam_center_x"):
+            del file[f"{DETECTOR}/{name}"]
+        del file["entry/metadata/note"]
+        file["entry/metadata/more"] = 5
+
+    changed(path, remove)
+    texts = [f"{each.where} {each.what}" for each in compared(session, beamtime, path)]
+    assert sorted(texts) == [
+        f"/{DETECTOR}/attributes/omega is in rad, the stream has degree",
+        f"/{DETECTOR}/attributes/shot is not in the file",
+        f"/{DETECTOR}/beam_center_x is not in the file",
+        "/entry/metadata/more the stream says nothing of it",
+        "/entry/metadata/note is not in the file",
+    ]
+
+
+def publish_words(session: Session, beamtime: str) -> None:
+    """Publish frames that say something, the lowest of them last."""
+    with session.publish(beamtime, "d", "s", frames_per_chunk=4, metadata=METADATA) as out:
+        for number in [*NUMBERS[1:], NUMBERS[0]]:
+            said: dict[str, Any] = {"shot": number, "note": f"n {number}", "exposure_s": number / 8}
+            if number % 2:
+                said["omega"] = number / 10
+            out.write(image(number), number=number, attributes=said)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"layout": "nxtomo"}, {"layout": "dectris", "frames_per_file": 7}],
+    ids=str,
+)
+def test_what_files_of_any_layout_say_is_compared(
+    session: Session, beamtime: str, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    publish_words(session, beamtime)
+    mapping = tmp_path / "map.toml"
+    mapping.write_text(
+        """
+["entry/sample/name"]
+value = "my own"
+["entry/sample/kappa"]
+each = "omega"
+units = "rad"
+"""
+    )
+    extras = [load_mapping(mapping)]
+    path = written(session, beamtime, tmp_path / "out", extras=extras, **options)
+    assert compared(session, beamtime, path) == []
+    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+        file[f"{DETECTOR}/attributes/shot"][5] += 1
+        del file["entry/metadata/distance_m"]
+    found = [each.where for each in compared(session, beamtime, path)]
+    assert found == [f"/{DETECTOR}/attributes/shot[5]", "/entry/metadata/distance_m"]
 
 
 def test_a_part_from_another_place_is_found(

@@ -134,6 +134,48 @@ def test_a_master_of_links_is_read_by_fabio(
     assert check_file(Path(report.path)) == []
 
 
+def test_a_lowest_number_that_comes_late_is_the_first_of_a_full_file(
+    session: Session, beamtime: str, tmp_path: Path
+) -> None:
+    begun = threading.Event()
+    reports: list[SinkReport | None] = []
+
+    def follow() -> None:
+        with connect("file") as mine, mine.stream(beamtime, "d", "s") as stream:
+            reports.append(
+                write_stream(
+                    stream,
+                    tmp_path,
+                    Options(layout="dectris", frames_per_file=4),
+                    follow=True,
+                    stop=threading.Event(),
+                    on_progress=lambda _: begun.set(),
+                )
+            )
+
+    with session.publish(beamtime, "d", "s", frames_per_chunk=4) as out:
+        out.write(image(5), number=5)
+        out.flush()
+        thread = threading.Thread(target=follow)
+        thread.start()
+        assert begun.wait(30)
+        for number in [6, 3, *range(7, 13)]:
+            out.write(image(number), number=number)
+    thread.join(60)
+    (report,) = reports
+    assert report is not None
+    assert report.written == 9
+    with h5py.File(report.path) as file:
+        data = file["entry/data"]
+        images = [found for name in data if name.startswith("data") for found in data[name]]
+        assert [len(data[name]) for name in data if name.startswith("data")] == [4, 4, 2]
+    for number, found in enumerate(images, 3):
+        wanted = image(number) if number != 4 else np.full((8, 10), 65535)
+        np.testing.assert_array_equal(found, wanted)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert check_file(Path(report.path)) == []
+
+
 def test_the_generic_layout_has_a_time_axis_and_no_definition(
     session: Session, beamtime: str, tmp_path: Path
 ) -> None:

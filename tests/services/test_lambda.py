@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -111,6 +114,77 @@ def test_one_port_is_a_stream_of_one_module(home_env: Path, beamtime: str, tmp_p
     with pipeline.connect() as session, session.stream(*report.ended[0].split("/")) as stream:
         assert stream.frame(3).array.shape == (16, 24)
         assert stream.account()["complete"]
+
+
+def test_two_processes_write_one_stream_of_all_modules_in_each_of_two_runs(
+    home_env: Path, beamtime: str, tmp_path: Path
+) -> None:
+    simulator = LambdaSimulator(frames=300, rate_hz=200, shape=(16, 24), series=2, pause_s=2.0)
+
+    def part(modules: str) -> list[str]:
+        with pipeline.connect() as session:
+            adapter = LambdaAdapter(
+                endpoint=f"http://127.0.0.1:{simulator.port}", status_every_s=0.1, modules=modules
+            )
+            try:
+                report = run(session, adapter, beamtime=beamtime, detector="lambda", streams=2)
+            finally:
+                adapter.close()
+            return report.ended
+
+    with ThreadPoolExecutor(2) as pool, running(simulator):
+        first, second = pool.map(part, ("0,2", "1"), timeout=60)
+    assert first == second == [f"{beamtime}/lambda/run", f"{beamtime}/lambda/run.2"]
+    with pipeline.connect() as session:
+        for name in first:
+            with session.stream(*name.split("/")) as stream:
+                account = stream.account()
+                assert sorted(stream.frame(299).modules) == [0, 1, 2]
+            assert account["complete"]
+            assert account["received"] == account["expected"] == 300
+
+
+def test_what_a_killed_process_did_not_write_is_named_and_the_next_run_is_whole_again(
+    home_env: Path, beamtime: str
+) -> None:
+    simulator = LambdaSimulator(frames=400, rate_hz=200, shape=(16, 24))
+    detector = simulator.detector
+    processes = [adapter_process(simulator.port, beamtime, modules) for modules in ("0,2", "1")]
+
+    def kill_at(number: int) -> None:
+        if number == 200:
+            processes[1].kill()
+
+    try:
+        detector.prepare()
+        assert detector.wait_for_readers(40)
+        detector.start(on_frame=kill_at)
+        processes[1].wait(10)
+        processes.append(adapter_process(simulator.port, beamtime, "1"))
+        assert detector.wait_for_readers(40)
+        detector.start()
+        assert processes[0].wait(60) == 0
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait(10)
+        simulator.close()
+    with pipeline.connect() as session:
+        with session.stream(beamtime, "lambda", "run") as stream:
+            killed = stream.account()
+        with session.stream(beamtime, "lambda", "run.2") as stream:
+            assert stream.account()["complete"]
+    ((begin, end),) = killed["incomplete"]
+    assert begin <= 201
+    assert end == 399
+    assert (killed["state"], killed["expected"], killed["received"]) == ("lost", 400, begin)
+    assert killed["missing"] == []
+
+
+def adapter_process(port: int, beamtime: str, modules: str) -> subprocess.Popen[bytes]:
+    words = f"adapter lambda --endpoint http://127.0.0.1:{port} --modules {modules} --streams 2"
+    named = f"--status-every 0.1 --beamtime {beamtime} --detector lambda"
+    return subprocess.Popen([sys.executable, "-m", "pipeline.cli", *words.split(), *named.split()])
 
 
 def test_a_check_says_what_the_server_is() -> None:

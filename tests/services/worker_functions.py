@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -36,6 +37,66 @@ def slow(frame):
     Path(os.environ["WORKER_TEST_DIR"], str(frame.number)).touch()
     time.sleep(0.05)
     return {"fine": True}
+
+
+class Noting:
+    """Leave a file for each process that begins, and one for each that ends."""
+
+    def __init__(self, context):
+        self.path = Path(os.environ["WORKER_TEST_DIR"], f"process-{context.process}")
+        self.path.touch()
+        self.beamtime = context.stream.partition("/")[0]
+
+    def __call__(self, frame):
+        return {"beamtime": self.beamtime}
+
+    def close(self):
+        self.path.rename(self.path.with_suffix(".closed"))
+
+
+class Unmakable:
+    def __init__(self):
+        raise FileNotFoundError("no model here")
+
+    def __call__(self, frame):
+        return None
+
+
+def in_threads(frame):
+    """Need another thread to be at the same place at the same time."""
+    threads[frame.number % 2].set()
+    both = threads[1 - frame.number % 2].wait(20)
+    return {"both": int(both)}
+
+
+threads = [threading.Event(), threading.Event()]
+
+
+def two_things(frame):
+    mean = {"mean": float(frame.array.mean())}
+    return (mean, frame.array * 2) if frame.number % 2 else (mean, None)
+
+
+def hangs_on_three(frame):
+    if frame.number == 3 and not Path(os.environ["WORKER_TEST_DIR"], "hung").exists():
+        Path(os.environ["WORKER_TEST_DIR"], "hung").touch()
+        time.sleep(100)
+    return {"fine": True}
+
+
+def chunk_mean(frames):
+    numbers = [frame.number for frame in frames]
+    return {"first": numbers[0], "last": numbers[-1], "of": len(numbers)}
+
+
+def each_of_chunk(frames):
+    return [{"of": len(frames)} for _ in frames]
+
+
+def careful(frame):
+    """Take a moment, and give what can be checked."""
+    time.sleep(0.01)
+    return {"square": frame.number**2}
 
 
 def nonsense(frame):

@@ -15,14 +15,15 @@ from rich.console import Console
 from pipeline.bench import ground as grounds
 from pipeline.bench.bare import Objects, plain_write
 from pipeline.bench.children import Child, Line, Usage, resident_nbytes
-from pipeline.bench.ground import heat, prune
+from pipeline.bench.connecting import connected
+from pipeline.bench.ground import Ground, heat, prune
 from pipeline.bench.images import SIZES, Images
 from pipeline.bench.rows import Row, percentile, row
 from pipeline.bench.runner import ROWS, chosen, measure, report
 from pipeline.bench.startup import start_up
 from pipeline.bench.table import drawn
 from pipeline.cli.bench import command as bench
-from pipeline.errors import InvalidArgumentError, PipelineError
+from pipeline.errors import InvalidArgumentError, PipelineError, RuntimeUnavailableError
 from pipeline.naming import segment_key
 
 IDS = [
@@ -75,6 +76,19 @@ def test_all_the_rows_that_others_rely_on_are_there():
     assert set(IDS) <= set(ROWS)
     assert chosen(["random.1e4", "random.1e4"]) == ["random.1e4"]
     assert chosen([]) == list(ROWS)
+
+
+def test_a_row_that_needs_connectors_says_why_it_is_skipped(tmp_path, monkeypatch):
+    def up(*_, **__):
+        raise RuntimeUnavailableError("no Maven here")
+
+    monkeypatch.setattr("pipeline.local.up", up)
+    told = []
+    ground = Ground(home=tmp_path, info=None, quick=True, tell=told.append)
+    found = connected(ground, "connect.raw.1200kB")
+    assert (found.value, found.error) == (None, "")
+    assert found.conditions == "skipped: no Maven here"
+    assert told == ["connect.raw.1200kB skipped: no Maven here"]
 
 
 def test_an_unknown_row_names_the_known_ones():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -132,6 +133,9 @@ def test_wrong_usage_is_exit_status_2(arguments: tuple[str, ...]) -> None:
         (("status",), 1, ""),
         (("adapter", "pilatus", "--watch", "nowhere", "--check"), 1, "nowhere"),
         (("simulate", "pilatus", "--directory", "d", "--frames", "-1"), 1, "frames"),
+        (("simulate", "lambda", "--port", "0", "--truth", "nowhere/t"), 1, "nowhere/t: No such"),
+        (("adapter", "eiger", "--check"), 1, "--stream-endpoint"),
+        (("adapter", "lambda", "--watch", ".", "--modules", "0", "--check"), 1, "--watch"),
     ],
 )
 def test_an_expected_failure_is_one_line(
@@ -141,6 +145,15 @@ def test_an_expected_failure_is_one_line(
     assert result.exit_code == status, result.output
     assert text in result.stderr
     assert len(result.stderr.splitlines()) <= 1
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("arguments", [("lambda",), ("eiger", "--stream-port", "0")])
+def test_a_simulator_whose_port_is_taken_says_so_in_a_line(arguments: tuple[str, ...]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = run("simulate", *arguments, "--port", str(taken.getsockname()[1]))
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: Address already in use (another program has the port")
     assert "Traceback" not in result.output
 
 

@@ -13,15 +13,17 @@ from typing import Any
 
 import pytest
 
-from pipeline.connectors.rest import ConnectRest, first_lines
-from pipeline.connectors.waiting import identity, wait_for_file
-from pipeline.errors import (
+from pipeline.connectors.errors import (
     ConnectError,
     ConnectorConfigError,
     ConnectorExistsError,
     ConnectorNotFoundError,
     ConnectTimeoutError,
     ConnectUnavailableError,
+)
+from pipeline.connectors.rest import ConnectRest, first_lines
+from pipeline.connectors.waiting import identity, wait_for_file
+from pipeline.errors import (
     InvalidArgumentError,
     InvalidNameError,
     PluginError,
@@ -255,12 +257,20 @@ def test_a_failed_task_tells_what_happened_without_places_in_the_code(
     worker.on("GET /connectors/c/status", (200, status(task="FAILED", trace=TRACE)))
     found = rest.status("c")
     assert found is not None
-    assert found.failure == (
-        "org.apache.kafka.connect.errors.ConnectException: Exiting WorkerSinkTask"
-        " | Caused by: java.io.IOException: No space left on device"
-    )
+    assert found.failure == "java.io.IOException: No space left on device"
     assert found.tasks[0].worker == "w:1"
     assert first_lines("") == ""
+
+
+def test_what_a_writer_said_is_told_once() -> None:
+    ours = "org.apache.kafka.connect.errors.ConnectException"
+    trace = f"""{ours}: Exiting WorkerSinkTask due to unrecoverable exception.
+\tat org.apache.kafka.connect.runtime.WorkerSinkTask.deliverMessages(WorkerSinkTask.java:636)
+Caused by: {ours}: /out/d_s.h5 exists: choose another directory
+Caused by: lichtstrom.connect.hdf5.Failed: /out/d_s.h5 exists: choose another directory
+"""
+    assert first_lines(trace) == "/out/d_s.h5 exists: choose another directory"
+    assert first_lines(trace.splitlines()[0]).startswith("Exiting WorkerSinkTask")
 
 
 def test_connectors_are_listed_by_name_also_those_without_a_state_yet(

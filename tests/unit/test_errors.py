@@ -8,12 +8,14 @@ import pickle
 import pytest
 
 from pipeline import errors
+from pipeline.connectors import errors as connect_errors
 from pipeline.errors import PipelineError
 
 ALL = [
     value
-    for _, value in inspect.getmembers(errors, inspect.isclass)
-    if issubclass(value, PipelineError)
+    for module in (errors, connect_errors)
+    for _, value in inspect.getmembers(module, inspect.isclass)
+    if issubclass(value, PipelineError) and value.__module__ == module.__name__
 ]
 
 MADE = [
@@ -25,6 +27,7 @@ MADE = [
     errors.StreamOpenError("b/d/s", "use --follow"),
     errors.FrameNotFoundError("b/d/s", 7, "missing"),
     errors.FrameExpiredError("b/d/s", "below offset 9"),
+    errors.ExpressionError("omega >, column 8: invalid syntax", column=8),
     errors.IncompleteFrameError("b/d/s", 7, [1, 2]),
     errors.StreamTimeoutError("b/d/s", 5.0, "waiting for frame 7"),
     errors.GroupActiveError("g", "b/d/s", members=["lichtstrom@h:1"]),
@@ -44,11 +47,11 @@ MADE = [
     errors.WriterActiveError("b/d/s", holder="h:1", age_s=0.5),
     errors.WriterSupersededError("b/d/s", by="h:2", superseded=3),
     errors.FlushTimeoutError("b/d/s", timeout_s=3.0, queued=5, spooled=2),
-    errors.ConnectUnavailableError("http://h:8083", "timed out"),
-    errors.ConnectTimeoutError("c", path="/x/f.h5", timeout_s=5.0),
-    errors.ConnectorExistsError("c", url="http://h:8083"),
-    errors.ConnectorNotFoundError("c", url="http://h:8083"),
-    errors.ConnectorConfigError("c", {"layout": ["must be nxmx"]}),
+    connect_errors.ConnectUnavailableError("http://h:8083", "timed out"),
+    connect_errors.ConnectTimeoutError("c", path="/x/f.h5", timeout_s=5.0),
+    connect_errors.ConnectorExistsError("c", url="http://h:8083"),
+    connect_errors.ConnectorNotFoundError("c", url="http://h:8083"),
+    connect_errors.ConnectorConfigError("c", {"layout": ["must be nxmx"]}),
 ]
 
 
@@ -101,10 +104,10 @@ def test_every_error_says_in_one_sentence_what_it_is(cls: type[PipelineError]) -
         (errors.BrokerUnavailableError, ConnectionError),
         (errors.StoreDeniedError, PermissionError),
         (errors.BrokerDeniedError, PermissionError),
-        (errors.ConnectUnavailableError, ConnectionError),
-        (errors.ConnectTimeoutError, TimeoutError),
-        (errors.ConnectorNotFoundError, LookupError),
-        (errors.ConnectorConfigError, ValueError),
+        (connect_errors.ConnectUnavailableError, ConnectionError),
+        (connect_errors.ConnectTimeoutError, TimeoutError),
+        (connect_errors.ConnectorNotFoundError, LookupError),
+        (connect_errors.ConnectorConfigError, ValueError),
     ],
 )
 def test_where_python_has_the_idea_its_error_catches_ours(cls: type, builtin: type) -> None:

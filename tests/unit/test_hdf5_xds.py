@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 from test_hdf5_sink import SHAPE, frame, make_info, write
 
+from pipeline.sinks.hdf5.checking import check_file
 from pipeline.sinks.hdf5.files import Files, Options
 from pipeline.sinks.hdf5.flavours import LayoutKind
 from pipeline.sinks.hdf5.master import write_master
@@ -36,11 +39,18 @@ def write_several(directory: Path, frames: Any, options: Options) -> Path:
     with Files(directory, info, options) as files:
         files.open()
         for each in frames:
-            sink = files.sink(0, each.number)
-            assert sink is not None
-            sink.write(each)
+            put(files, each)
+        if options.origin is None and not files.begins_with(span[0]):
+            files.suspend()
+            return write_several(directory, frames, replace(options, origin=span[0]))
         files.finish_parts({}, span, frames[0])
-    return Path(write_master(directory, info, options, {}, span=span, invalid=[]))
+    return Path(write_master(directory, info, files.options, {}, span=span, invalid=[]))
+
+
+def put(files: Files, each: Any) -> None:
+    sink = files.sink(0, each.number)
+    assert sink is not None
+    sink.write(each)
 
 
 def continuations(raw: bytes, header: int) -> Iterator[int]:
@@ -81,20 +91,69 @@ def test_no_part_of_a_header_lies_in_front_of_it(tmp_path: Path, layout: LayoutK
     assert found
 
 
-@pytest.mark.parametrize(("first", "count"), [(0, 10), (3, 9), (3, 1), (7, 2)])
-def test_a_first_file_that_misleads_xds_is_told(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, first: int, count: int
+@pytest.mark.parametrize(
+    ("first", "count"), [(0, 10), (3, 9), (3, 1), (7, 2), (7, 8), (8, 4), (1, 5)]
+)
+def test_frames_are_where_dectris_plugin_looks_for_them(
+    tmp_path: Path, first: int, count: int
 ) -> None:
-    frames = [frame(n) for n in range(first, first + count)]
+    frames = [frame(n) for n in range(first, first + count) if n != first + 2]
     path = write_several(tmp_path, frames, Options(layout="dectris", frames_per_file=4))
+    last = frames[-1].number
     with h5py.File(path) as file:
-        links = [name for name in file["entry/data"] if name.startswith("data")]
-        lengths = [len(file["entry/data"][name]) for name in links]
-    # DECTRIS' plugin: frame i is in file i // lengths[0], at i % lengths[0]
-    by_plugin = [(i // lengths[0], i % lengths[0]) for i in range(count)]
-    right = [(index, at) for index, length in enumerate(lengths) for at in range(length)]
-    told = "the first data file is shorter" in caplog.text
-    assert told == (by_plugin != right)
+        data = file["entry/data"]
+        names = [name for name in data if name.startswith("data")]
+        assert names == [f"data_{i + 1:06d}" for i in range(len(names))]
+        length = len(data["data_000001"])
+        valid = file["entry/instrument/detector/frame_valid"][:]
+        for number in range(first, last + 1):
+            # frame i is in file i // length, at i % length
+            index, at = divmod(number - first, length)
+            found = data[names[index]][at]
+            if number == first + 2:
+                assert (found == -1).all()
+                assert not valid[number - first]
+            else:
+                np.testing.assert_array_equal(found, frame(number).array)
+        assert sum(len(data[name]) for name in names) == last - first + 1
+    assert check_file(path) == []
+
+
+def test_parts_that_begin_elsewhere_are_thrown_away(tmp_path: Path) -> None:
+    options, frames = Options(layout="dectris", frames_per_file=4), [frame(n) for n in range(6)]
+    with Files(tmp_path, make_info(), options) as files:
+        files.open()
+        for each in frames[1:]:
+            put(files, each)
+        assert not files.begins_with(0)
+    with Files(tmp_path, make_info(), options) as files:
+        files.open(0)
+        assert files.counts.written == 0
+        assert files.begins_with(0)
+        for each in frames[1:]:
+            put(files, each)
+        files.checkpoint(files.marker)
+    with Files(tmp_path, make_info(), options) as files:
+        files.open(0)
+        assert files.counts.written == 5  # these go on
+        put(files, frames[0])
+        files.finish_parts({}, (0, 5), frames[0])
+    with Files(tmp_path, make_info(), options) as files:
+        files.open(0)
+        assert files.counts.written == 6
+        write_master(tmp_path, make_info(), files.options, {}, span=(0, 5), invalid=[])
+    names = ["data_000001.h5", "data_000002.h5", "master.h5"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"pilatus_scan_7_{n}" for n in names
+    ]
+
+
+def test_a_first_data_file_that_misleads_xds_is_found(tmp_path: Path) -> None:
+    frames = [frame(n) for n in range(1, 9)]
+    options = Options(layout="dectris", frames_per_file=4, origin=0)
+    (found,) = check_file(write_several(tmp_path, frames, options))
+    assert found.where == "entry/data/data_000002"
+    assert "4 images, data_000001 has 3" in found.what
 
 
 @pytest.mark.parametrize("layout", ["nxdata", "nxtomo"])

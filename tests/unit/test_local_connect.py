@@ -41,7 +41,9 @@ def build(checkout: Path, name: str, content: bytes = b"jar") -> Path:
 
 
 def in_checkout(monkeypatch: pytest.MonkeyPatch, checkout: Path) -> None:
-    monkeypatch.setattr("pipeline.__file__", str(checkout / "pipeline" / "__init__.py"))
+    monkeypatch.setattr(
+        "pipeline.local.plugins.__file__", str(checkout / "pipeline" / "local" / "plugins.py")
+    )
 
 
 # -- settings ---------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ def write(directory: Path, images: Any, options: Options) -> Path:
         if files.is_plain:
             return Path(files.open_sinks[WHOLE].finish(account))
         files.finish_parts(account, span, given[0])
-    return Path(write_master(directory, info, options, account, span=span, invalid=[]))
+    return Path(write_master(directory, info, files.options, account, span=span, invalid=[]))
 
 
 def mask() -> Any:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 
-from pipeline.detectors.lambda_xs.wire import Head, Unwrapper, bytes4, encoding_of, parser_of
+from pipeline.detectors.lambda_xs.live import LiveSource
+from pipeline.detectors.lambda_xs.sim import LambdaSimulator
+from pipeline.detectors.lambda_xs.wire import Head, Pace, Unwrapper, bytes4, encoding_of, parser_of
+from pipeline.detectors.lambda_xs.xspd import Xspd
+from pipeline.detectors.rest import Device
 from pipeline.errors import InvalidArgumentError, InvalidFrameError
+from pipeline.protocols import SeriesEnd, SourceFrame
 
 
 def test_a_header_is_number_counter_and_status() -> None:
@@ -85,3 +93,53 @@ def test_whole_numbers_are_taken_as_they_are() -> None:
     unwrapper = Unwrapper()
     heads = [Head(300, 0, 0, wrap=0), Head(900, 0, 0, wrap=0), Head(900, 0, 0, wrap=0)]
     assert [unwrapper.whole(head) for head in heads] == [300, 900, None]
+
+
+def test_no_number_is_as_high_as_the_run_has_frames() -> None:
+    unwrapper = Unwrapper()
+    assert unwrapper.whole(Head(10, 0, 0)) == 10
+    assert unwrapper.whole(Head(20, 0, 0), passed=900.0, frames=600) == 532
+
+
+def test_a_pace_finds_what_was_lost_and_nothing_that_only_waited() -> None:
+    pace = Pace(0.001)
+    for number in range(0, 2000, 10):
+        pace.arrived(number, number * 0.001)
+    # nobody read for 10 s, then 10,000 frames at once, the last of them fresh
+    assert pace.passed(11_990, 11.99) == 0.0
+    # and so much was lost
+    assert pace.passed(1990, 11.99) == pytest.approx(10_000)
+
+
+def test_a_pace_goes_by_what_it_saw_not_by_what_was_announced() -> None:
+    pace = Pace(0.001)
+    for number in range(0, 2000, 10):
+        pace.arrived(number, number * 0.00105)  # a readout that nobody has told
+    assert pace.passed(11_990, 11_990 * 0.00105) == 0.0
+
+
+def test_frames_that_waited_while_nobody_took_them_keep_their_numbers() -> None:
+    simulator = LambdaSimulator(frames=700, rate_hz=700, shape=(4, 4), modules=1, pause_s=0.0)
+    device = Device(f"http://127.0.0.1:{simulator.port}", timeout_s=2.0)
+    source = LiveSource(Xspd(device), poll_every_s=0.05)
+    thread = threading.Thread(target=simulator.run)
+    numbers: list[int] = []
+    events = source.events(poll_s=0.05)
+    try:
+        assert next(events) is None
+        thread.start()
+        deadline_s = time.monotonic() + 30
+        for event in events:
+            assert time.monotonic() < deadline_s
+            if isinstance(event, SeriesEnd):
+                break
+            if isinstance(event, SourceFrame):
+                numbers.append(event.header.number)
+            while len(numbers) == 100 and simulator.detector.number < 600:
+                assert time.monotonic() < deadline_s
+                threading.Event().wait(0.01)  # the store is held up: nobody takes messages
+    finally:
+        source.close()
+        device.close()
+        thread.join(30)
+    assert numbers == list(range(700))

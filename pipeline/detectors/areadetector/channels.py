@@ -19,8 +19,8 @@ def import_p4p() -> Any:
         import p4p.client.thread
     except ImportError as error:
         raise SourceError(
-            f"areaDetector is read with p4p, which cannot be loaded ({error}):"
-            " pip install 'lichtstrom[areadetector]'"
+            f"EPICS is read with p4p, which cannot be loaded ({error}):"
+            " pip install 'lichtstrom[epics]'"
         ) from error
     return p4p
 

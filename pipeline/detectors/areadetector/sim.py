@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from pipeline.detectors.options import Option
 from pipeline.detectors.scene import ring_images, stamp
 from pipeline.errors import InvalidArgumentError
 
+log = logging.getLogger(__name__)
 DTYPES = ("uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")
 _EPICS_EPOCH_S = 631_152_000
 _UNIONS = {
@@ -327,7 +329,8 @@ class AreaDetectorSimulator:
         try:
             with self.serving():
                 self._prepare()
-                self.wait_watched(self.wait_s)
+                if not self.wait_watched(self.wait_s):
+                    log.warning("nobody reads: what is made now is lost")
                 for _ in range(self.series):
                     for line in self.acquire(stop):
                         made += 1

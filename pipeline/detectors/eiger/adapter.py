@@ -84,7 +84,11 @@ class EigerAdapter:
                 "interface", f"{interface!r} is not one of {', '.join(INTERFACES)}"
             )
         if not endpoint and (interface == "filewriter" or not stream_endpoint):
-            raise InvalidArgumentError("endpoint", "is needed but with a stream endpoint alone")
+            raise InvalidArgumentError(
+                "endpoint",
+                "give --endpoint http://HOST, the control unit, or for its stream alone"
+                " --stream-endpoint tcp://HOST:PORT",
+            )
         if stream_endpoint and urlsplit(stream_endpoint).scheme != "tcp":
             raise InvalidArgumentError(
                 "stream_endpoint", f"{stream_endpoint!r} is not like tcp://HOST:31001"

@@ -5,6 +5,7 @@ It shares no code with the readers.
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from pipeline.detectors.eiger.sim_unit import Unit
 from pipeline.detectors.options import Option
 from pipeline.errors import InvalidArgumentError
 
+log = logging.getLogger(__name__)
 #: Images per second when nobody says.
 _RATE_HZ = 100.0
 
@@ -111,7 +113,10 @@ class EigerSimulator:
         self.unit.config["nimages"] = max(1, frames)
         self.unit.config["frame_time"] = 1 / (rate_hz or _RATE_HZ)
         self.unit.config["count_time"] = 0.99 / (rate_hz or _RATE_HZ)
-        self._server = self._held.enter_context(Server(self.unit, port))
+        with ExitStack() as failed:
+            failed.callback(self._held.close)  # else a taken port would leave sockets open
+            self._server = self._held.enter_context(Server(self.unit, port))
+            failed.pop_all()
         self.port, self.stream_port = self._server.port, self.unit.stream_port
 
     @classmethod
@@ -179,7 +184,8 @@ class EigerSimulator:
                 stop.wait()
                 return 0
             self.unit.prepare()
-            self.unit.wait_for_reader(self._reader_s)
+            if not self.unit.wait_for_reader(self._reader_s):
+                log.warning("nobody reads: what is made now is lost")
             for _ in range(self.series):
                 if stop.is_set():
                     break

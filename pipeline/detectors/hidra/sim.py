@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from pipeline.detectors.pilatus.sim_files import tiff_file
 from pipeline.detectors.scene import ring_images, stamp
 from pipeline.errors import InvalidArgumentError
 
+log = logging.getLogger(__name__)
 _VERSION = b"4.4.3"
 _CYCLE = 4
 
@@ -308,7 +310,8 @@ class HidraSimulator:
         made = 0
         try:
             with self.serving():
-                self.wait_registered(self.wait_s)
+                if not self.wait_registered(self.wait_s):
+                    log.warning("nobody reads: what is made now is lost")
                 begin_s = time.monotonic()
                 while made < self.frames:
                     due_s = begin_s + (made / self.rate_hz if self.rate_hz else 0.0)

@@ -28,6 +28,10 @@ class LambdaAdapter:
         The xspd server, ``http://HOST:8008``.  Exactly one of ``endpoint`` and ``watch`` is given.
     ports:
         Which of the server's data ports, as ``0,2``; empty for all.
+    modules:
+        The same, in one stream with other processes that read the other ports.
+    others_wait_s:
+        How long those may take to end their modules of a run.
     device:
         Id of the device, where the server has several.
     header:
@@ -52,6 +56,8 @@ class LambdaAdapter:
         *,
         endpoint: str = "",
         ports: str = "",
+        modules: str = "",
+        others_wait_s: float = 30.0,
         device: str = "",
         header: str = "bytes4",
         queue: int = 1000,
@@ -64,6 +70,11 @@ class LambdaAdapter:
     ) -> None:
         if bool(endpoint) == bool(watch):
             raise InvalidArgumentError("endpoint", "give either --endpoint or --watch")
+        if ports and modules:
+            raise InvalidArgumentError("modules", "give either --ports or --modules")
+        self.others_wait_s = others_wait_s
+        if watch and (ports or modules):
+            raise InvalidArgumentError("ports", "files are of all modules: --watch takes no others")
         self._device = Device(endpoint, timeout_s=2.0) if endpoint else None
         self._source: LiveSource | NxsFiles
         if self._device is not None:
@@ -71,7 +82,8 @@ class LambdaAdapter:
                 raise InvalidArgumentError("after", "xspd keeps no frames: only files can go")
             self._source = LiveSource(
                 Xspd(self._device, device),
-                ports=_numbers(ports),
+                ports=_numbers("ports", ports),
+                modules=_numbers("modules", modules),
                 header=parser_of(header),
                 queue=queue,
                 poll_every_s=status_every_s,
@@ -89,9 +101,23 @@ class LambdaAdapter:
             Option(
                 name="ports",
                 default="",
-                help="data ports to read, counted from 0, such as 0,2; all by default. One process"
-                " for each port, with a detector name of its own, uses more cores",
+                help="data ports to read, counted from 0, such as 0,2; all by default. A stream"
+                " has these only",
                 unit="N,N",
+            ),
+            Option(
+                name="modules",
+                default="",
+                help="the same, but in one stream with other processes that read the other ports",
+                unit="N,N",
+            ),
+            Option(
+                name="others_wait_s",
+                type=float,
+                default=30.0,
+                help="with --modules: how long others may take to end theirs, after that the run"
+                " ends as lost when they write no more",
+                unit="SECONDS",
             ),
             Option(name="device", default="", help="id of the device, of several", unit="ID"),
             Option(
@@ -131,6 +157,10 @@ class LambdaAdapter:
         """A server makes one run at a time; files of several may lie in a directory."""
         return isinstance(self._source, LiveSource)
 
+    def share(self, count: int) -> tuple[int, ...]:
+        """Return which modules of a stream of so many are ours; none where nothing is shared."""
+        return self._source.share(count) if isinstance(self._source, LiveSource) else ()
+
     @property
     def after(self) -> str:
         """What becomes of files."""
@@ -168,8 +198,11 @@ class LambdaAdapter:
             self._device.close()
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def _numbers(name: str, text: str) -> tuple[int, ...]:
     try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
+        found = tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError as error:
-        raise InvalidArgumentError("ports", f"{text!r} is not like 0,2") from error
+        raise InvalidArgumentError(name, f"{text!r} is not like 0,2") from error
+    if len(set(found)) != len(found) or any(number < 0 for number in found):
+        raise InvalidArgumentError(name, f"{text!r}: each once, counted from 0")
+    return found

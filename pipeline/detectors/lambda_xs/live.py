@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.detectors.lambda_xs.liverun import LiveRun
 from pipeline.detectors.lambda_xs.wire import (
     DTYPES,
     STATUS,
     Head,
     HeaderParser,
-    Unwrapper,
     bytes4,
     encoding_of,
 )
@@ -36,33 +36,10 @@ _SETTLE_S = 1.0
 _NEARLY = 0.95
 #: Reasons of damaged messages that are told by name; past it they are only counted.
 _MAX_TOLD = 20
-#: The frame time tells of more than 256 lost frames only after so many of them.
-_SURE_FRAMES = 200.0
-
-
-@dataclass(slots=True, eq=False)
-class _Run:
-    """The run that goes on."""
-
-    key: str
-    setup: Setup
-    begun_s: float
-    touched_s: float
-    numbers: dict[tuple[int, int], Unwrapper] = field(default_factory=dict)
-    heard_s: dict[tuple[int, int], float] = field(default_factory=dict)
-    bad: int = 0
-    complete: set[tuple[int, int]] = field(default_factory=set)
-
-    @property
-    def highest(self) -> int:
-        """The highest number of any port, -1 before the first."""
-        known = [u.last for u in self.numbers.values() if u.last is not None]
-        return max(known, default=-1)
-
-    @property
-    def repeated(self) -> int:
-        """How many sub-images came again."""
-        return sum(unwrapper.repeated for unwrapper in self.numbers.values())
+#: Messages that are taken at once; fewer have emptied the queue.
+_AT_ONCE = 100
+#: Who comes back so soon has let nothing wait.
+_SOON_S = 0.01
 
 
 class LiveSource:
@@ -72,6 +49,8 @@ class LiveSource:
     ----------
     ports:
         Which of the server's ports, counted from 0; none for all.
+    modules:
+        The same, in one stream with the other ports, which other processes read.
     header:
         Reads the header of a message.
     queue:
@@ -91,6 +70,7 @@ class LiveSource:
         xspd: Xspd,
         *,
         ports: Sequence[int] = (),
+        modules: Sequence[int] = (),
         header: HeaderParser = bytes4,
         queue: int = 1000,
         poll_every_s: float = 0.5,
@@ -101,16 +81,24 @@ class LiveSource:
             raise InvalidArgumentError("poll_every_s", "poll_every_s and queue must be positive")
         self.idle_end_s: float | None = None
         self._xspd = xspd
-        self._chosen = tuple(ports)
+        self._chosen, self._shared = tuple(modules or ports), bool(modules)
+        #: All ports of the server, read here or not.
+        self._all: list[Port] = []
+        #: The run of now has not begun before this.
+        self._after_ns = self._asked_ns = 0
+        #: Busy says nothing of a new run: the server has not been ready since the last one.
+        self._spent = False
         self._header = header
         self._queue, self._poll_every_s, self._lost_after_s = queue, poll_every_s, lost_after_s
         self._clock = clock
         self._ports: list[Port] = []
-        self._run: _Run | None = None
+        self._run: LiveRun | None = None
         self._receiver: Receiver | None = None
         self._status = ""
         self._heard_s = clock()
         self._asked_s = -poll_every_s
+        #: When the messages at hand came; whether they did not wait before.
+        self._came_s, self._is_fresh = clock(), True
         self._joined_late = False
 
     # -- the adapter ----------------------------------------------------------------------------
@@ -118,20 +106,28 @@ class LiveSource:
     def events(self, *, poll_s: float) -> Iterator[AdapterEvent | None]:
         """Yield what happens; raises SourceError when the server is not there at the start."""
         self._ports = self._own_ports()
+        self._look(first=True)
+        # its first frames have gone by already; asked first, for a run may begin with our coming
+        self._joined_late = self._status == "busy"
         receiver = Receiver([port.address for port in self._ports], kind="sub", queue=self._queue)
         self._receiver = receiver
-        self._look(first=True)
-        # its first frames have gone by already
-        self._joined_late = self._status == "busy"
+        empty_s = self._clock()
         while True:
-            messages = receiver.receive(min(poll_s, self._poll_every_s))
+            asked_s = self._clock()
+            messages = receiver.receive(min(poll_s, self._poll_every_s), limit=_AT_ONCE)
+            self._came_s = self._clock()
+            self._is_fresh = asked_s - empty_s < _SOON_S
+            empty_s = self._came_s if len(messages) < _AT_ONCE else -math.inf
             for index, parts in messages:
                 yield from self._message(index, parts)
             if self._clock() - self._asked_s >= self._poll_every_s:
                 self._look()
-                if self._status == "busy" and self._run is None and not self._joined_late:
+                waits = self._run is None and not (self._joined_late or self._spent)
+                if self._status == "busy" and waits:
                     yield self._begin()
             if not messages:
+                if self._status == "ready":
+                    self._after_ns = self._asked_ns
                 yield from self._silence()
                 yield None
 
@@ -140,7 +136,16 @@ class LiveSource:
 
     def owns(self, run: Mapping[str, AttributeValue]) -> bool:
         """Tell whether a run with these facts would come from this server and these ports."""
-        return all(run.get(key) == value for key, value in self._facts().items())
+        facts = [self._facts(shared=shared) for shared in {False, self._shared}]
+        return any(all(run.get(key) == f[key] for key in f) for f in facts)
+
+    def share(self, count: int) -> tuple[int, ...]:
+        """Return which modules of a stream of so many are ours; none where nothing is shared."""
+        if not self._shared:
+            return ()
+        self._own_ports()
+        counters = max(1, count // len(self._all))
+        return tuple(port * counters + c for port in self._chosen for c in range(counters))
 
     def check(self) -> Mapping[str, AttributeValue]:
         """Ask the server what it is, and in which state."""
@@ -164,30 +169,35 @@ class LiveSource:
     def _own_ports(self) -> list[Port]:
         ports = self._xspd.ports()
         if any(index >= len(ports) or index < 0 for index in self._chosen):
-            raise InvalidArgumentError("ports", f"the server has ports 0 to {len(ports) - 1}")
+            name = "modules" if self._shared else "ports"
+            raise InvalidArgumentError(name, f"the server has ports 0 to {len(ports) - 1}")
+        self._all = ports
         return [ports[index] for index in self._chosen] if self._chosen else ports
 
-    def _facts(self) -> dict[str, AttributeValue]:
+    def _facts(self, *, shared: bool) -> dict[str, AttributeValue]:
         return {
             "adapter": self.name,
             "endpoint": self._xspd.device.endpoint,
-            "ports": ",".join(map(str, self._chosen)),
+            "ports": "all" if shared else ",".join(map(str, self._chosen)),
         }
 
     # -- runs -----------------------------------------------------------------------------------
 
     def _look(self, *, first: bool = False) -> None:
         """Ask the server how it is; what it cannot answer is asked again later."""
-        self._asked_s = self._clock()
+        before, self._asked_s, self._asked_ns = self._status, self._clock(), time.time_ns()
         try:
             self._status = self._xspd.status()
         except SourceError as error:
             if first:
                 raise
+            log.log(logging.DEBUG if self._status == "away" else logging.WARNING, "%s", error)
             self._status = "away"
-            log.warning("%s", error)
             return
+        if before == "away":
+            log.warning("%s answers again", self._xspd.device.endpoint)
         self._heard_s = self._asked_s
+        self._spent &= self._status == "busy"
 
     def _begin(self, *, whole: bool = False) -> SeriesBegin:
         """Begin a run.
@@ -202,28 +212,38 @@ class LiveSource:
             setup = Setup()
         now_s, late = self._clock(), self._joined_late
         self._joined_late = False
-        run = self._run = _Run(f"run {time.time_ns()}", setup, now_s, now_s)
+        # who has not heard its begin cannot say which frames of the others are of the same time
+        shared = self._shared and (whole or not late)
+        ports = self._all if shared else self._ports
+        places = self._chosen if shared else tuple(range(len(ports)))
+        run = self._run = LiveRun(f"run {time.time_ns()}", setup, now_s, now_s, places=places)
         told: dict[str, AttributeValue] = {
             **setup.metadata,
-            "ports": [port.ref for port in self._ports],
+            "ports": [port.ref for port in ports],
             "source_interface": "xspd",
         }
         if late:
             told["joined_late"] = True
+        facts = self._facts(shared=shared)
+        if not (shared or (late and whole)):
+            facts["begun"] = run.key
+        modules = self._modules(ports, setup)
         return SeriesBegin(
             series=run.key,
             metadata=told,
-            run=self._facts() if late and whole else {**self._facts(), "begun": run.key},
-            modules=self._modules(setup),
+            run=facts,
+            modules=modules,
+            share=self.share(max(1, len(modules))) if shared else (),
+            after_ns=self._after_ns,
             rate_hz=1 / setup.period_s if setup.period_s else None,
             late=late and whole,
         )
 
-    def _modules(self, setup: Setup) -> tuple[Module, ...]:
+    def _modules(self, ports: Sequence[Port], setup: Setup) -> tuple[Module, ...]:
         """Return ports, and the two counters of each below each other; none for a single one."""
-        if len(self._ports) * setup.counters < 2:
+        if len(ports) * setup.counters < 2:
             return ()
-        height = max(port.position[0] + port.shape[0] for port in self._ports)
+        height = max(port.position[0] + port.shape[0] for port in ports)
         return tuple(
             Module(
                 index=index * setup.counters + counter,
@@ -231,19 +251,17 @@ class LiveSource:
                 position=(port.position[0] + counter * height, port.position[1]),
                 rotation_deg=port.rotation_deg,
             )
-            for index, port in enumerate(self._ports)
+            for index, port in enumerate(ports)
             for counter in range(setup.counters)
         )
 
-    def _over(self, run: _Run, state: State, expected: int | None) -> Iterator[AdapterEvent]:
-        self._run = None
-        metadata: dict[str, AttributeValue] = {}
-        for name, count in (
-            ("repeated", run.repeated),
-            ("bad_messages", run.bad),
-        ):
-            if count:
-                metadata[name] = count
+    def _over(self, run: LiveRun, state: State, expected: int | None) -> Iterator[AdapterEvent]:
+        self._run, self._spent = None, self._status == "busy"
+        self._after_ns = time.time_ns() - round((self._clock() - run.touched_s) * 1e9)
+        # of a stream that is shared each process tells its own
+        of = "".join(f"_{number}" for number in self._chosen) if self._shared else ""
+        told = (("repeated", run.repeated), ("bad_messages", run.bad))
+        metadata: dict[str, AttributeValue] = {f"{name}{of}": n for name, n in told if n}
         yield SeriesEnd(series=run.key, state=state, expected=expected, metadata=metadata)
 
     def _silence(self) -> Iterator[AdapterEvent]:
@@ -261,7 +279,7 @@ class LiveSource:
         elif self.idle_end_s is not None and quiet_s >= self.idle_end_s:
             yield from self._over(run, "timeout", None)
 
-    def _verdict(self, run: _Run) -> tuple[State, int | None]:
+    def _verdict(self, run: LiveRun) -> tuple[State, int | None]:
         """Say how a run ended of which not every frame came: by itself, or stopped."""
         wanted, period_s = run.setup.n_frames, run.setup.period_s
         if wanted is None or run.highest + 1 >= wanted:
@@ -299,7 +317,7 @@ class LiveSource:
         if wanted is not None and len(run.complete) == len(self._ports) * run.setup.counters:
             yield from self._over(run, "complete", wanted)
 
-    def _began_anew(self, run: _Run, index: int, head: Head) -> bool:
+    def _began_anew(self, run: LiveRun, index: int, head: Head) -> bool:
         """Tell whether a number 0 is that of a new run, begun before anybody asked the server.
 
         It would come after so many lost frames that there was no time to make them.
@@ -314,20 +332,18 @@ class LiveSource:
         ahead = (head.number - last) % head.wrap
         if ahead <= 1 or period_s is None or not run.setup.free_running:
             return False
-        return (self._clock() - since_s) / period_s < ahead / 2
+        return (self._came_s - since_s) / period_s < ahead / 2
 
     def _frame(
-        self, run: _Run, index: int, head: Head | None, parts: list[memoryview]
+        self, run: LiveRun, index: int, head: Head | None, parts: list[memoryview]
     ) -> SourceFrame | None:
         """Return the frame of a message; None for one that came before or has no pixels."""
         if head is None:
             raise InvalidFrameError("message", f"{len(parts)} parts that cannot be read")
         if head.counter >= run.setup.counters:
             raise InvalidFrameError("counter", f"{head.counter} of {run.setup.counters}")
-        port, key, now_s = self._ports[index], (index, head.counter), self._clock()
-        unwrapper = run.numbers.setdefault(key, Unwrapper())
-        number = unwrapper.whole(head, passed=self._passed(run, key, now_s))
-        run.heard_s[key] = now_s
+        port, key = self._ports[index], (index, head.counter)
+        number = run.number(key, head, self._came_s, fresh=self._is_fresh)
         if number is None:
             return None
         if run.setup.n_frames is not None and number >= run.setup.n_frames - 1:
@@ -348,16 +364,8 @@ class LiveSource:
             shape=port.shape,
             dtype=DTYPES.get(run.setup.bit_depth, "uint16"),
             encoding=encoding_of(run.setup.compressor),
-            module=index * run.setup.counters + head.counter,
+            module=run.places[index] * run.setup.counters + head.counter,
             attributes=attributes,
         )
         source = f"frame {number} of {port.ref}"
         return SourceFrame(series=run.key, header=header, payload=parts[2], source=source)
-
-    def _passed(self, run: _Run, key: tuple[int, int], now_s: float) -> float:
-        """Return how many frames were made since the last message, where the clock can tell."""
-        since_s, period_s = run.heard_s.get(key), run.setup.period_s
-        if since_s is None or period_s is None or not run.setup.free_running:
-            return 0.0
-        passed = (now_s - since_s) / period_s
-        return passed if passed >= _SURE_FRAMES else 0.0

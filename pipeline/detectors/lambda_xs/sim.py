@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from pipeline.detectors.lambda_xs.sim_server import BITS, COMPRESSORS, Detector,
 from pipeline.detectors.options import Option
 from pipeline.errors import InvalidArgumentError
 
+log = logging.getLogger(__name__)
 _RATE_HZ = 2000.0
 
 
@@ -102,7 +104,10 @@ class LambdaSimulator:
         self._held.callback(self.detector.close)
         self.detector.variables["n_frames"] = max(1, frames)
         self.detector.variables["shutter_time"] = 1e3 / rate_hz if rate_hz else 0.0
-        self._server = self._held.enter_context(Server(self.detector, port))
+        with ExitStack() as failed:
+            failed.callback(self._held.close)  # else a taken port would leave sockets open
+            self._server = self._held.enter_context(Server(self.detector, port))
+            failed.pop_all()
         self.port = self._server.port
 
     @classmethod
@@ -153,7 +158,8 @@ class LambdaSimulator:
                 stop.wait()
                 return 0
             self.detector.prepare()
-            self.detector.wait_for_readers(self._reader_s)
+            if not self.detector.wait_for_readers(self._reader_s):
+                log.warning("nobody reads: what is made now is lost")
             for _ in range(self.series):
                 if stop.is_set():
                     break

@@ -30,6 +30,12 @@ DTYPES = {
 _BLOSC = frozenset(("lz4", "blosclz", "lz4hc", "zlib", "zstd"))
 
 
+#: The frame time tells of more than 256 lost frames only after so many of them ...
+_SURE_FRAMES = 200.0
+#: ... and is measured by so many.
+_MEASURED_FRAMES = 1000
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     """What the header of a sub-image says.
@@ -108,7 +114,7 @@ class Unwrapper:
         self.last: int | None = None
         self.repeated = 0
 
-    def whole(self, head: Head, *, passed: float = 0.0) -> int | None:
+    def whole(self, head: Head, *, passed: float = 0.0, frames: int | None = None) -> int | None:
         """Return the whole number; None for one that has come before.
 
         Parameters
@@ -116,6 +122,8 @@ class Unwrapper:
         passed:
             How many frames the detector can have made since the last one, by its frame time; 0
             where that is not known.  More than 256 lost frames are found by this alone.
+        frames:
+            How many the run has, if that is known: no number is as high.
         """
         if self.last is None or not head.wrap:
             if self.last is not None and head.number <= self.last:
@@ -125,8 +133,45 @@ class Unwrapper:
             return head.number
         ahead = (head.number - self.last) % head.wrap
         ahead += head.wrap * max(0, round((passed - ahead) / head.wrap))
+        if frames is not None and ahead > head.wrap:
+            above = max(0, self.last + ahead + 1 - frames)
+            ahead -= head.wrap * min(-(-above // head.wrap), ahead // head.wrap)
         if not ahead:
             self.repeated += 1
             return None
         self.last += ahead
         return self.last
+
+
+class Pace:
+    """How many frames one port's detector has made since its last message, by its frame time.
+
+    Only arrivals that are known count: what waited in a queue while nobody took it came earlier
+    than it was read, and who counted that time would find frames lost that are all there.
+
+    Parameters
+    ----------
+    period_s:
+        Announced time between two frames; corrected by what is seen.
+    """
+
+    def __init__(self, period_s: float) -> None:
+        self._period_s = period_s
+        self._first: tuple[int, float] | None = None
+        self._known: tuple[int, float] | None = None
+
+    def passed(self, last: int, now_s: float) -> float:
+        """Return how many frames were made after number ``last`` until now; 0 if it is not sure."""
+        if self._known is None or self._first is None:
+            return 0.0
+        (begun, begun_s), (number, known_s) = self._first, self._known
+        period_s = self._period_s
+        if number - begun >= _MEASURED_FRAMES and known_s > begun_s:
+            period_s = (known_s - begun_s) / (number - begun)
+        passed = (now_s - known_s) / period_s - (last - number)
+        return passed if passed >= _SURE_FRAMES else 0.0
+
+    def arrived(self, number: int, now_s: float) -> None:
+        """Take note of a frame that has come just now."""
+        self._first = self._first or (number, now_s)
+        self._known = (number, now_s)

@@ -7,7 +7,7 @@ process of its own: a damaged one can crash the HDF5 library.
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from pipeline.errors import SinkError
 from pipeline.sinks.hdf5.comparing import Proof, wanted_of
 from pipeline.sinks.hdf5.differences import Pixels, Progress, Wanted, check_owner, differences
 from pipeline.sinks.hdf5.findings import Finding, first_of_each_file
+from pipeline.sinks.hdf5.sayings import AllSaid, Said, Sayings
 from pipeline.sinks.hdf5.structure import findings_of
 from pipeline.stream import Stream
 
@@ -51,17 +52,28 @@ def check_file(
         if file.read(8) != b"\x89HDF\r\n\x1a\n":
             raise SinkError(f"{path} is no HDF5 file")
     if stream is None:
-        return list(_of_process(path, None, progress, lambda _: None))
+        return list(_of_process(path, None, progress, lambda _: ()))
     wanted, rows = wanted_of(stream)
     proof = Proof(stream, wanted, rows)
-    findings = list(_of_process(path, wanted, progress, proof.add))
+    sayings = Sayings(stream, path.name)
+
+    def answer(value: Pixels | Said | AllSaid) -> Iterable[Finding]:
+        if not isinstance(value, Pixels):
+            return sayings.differences(value)
+        proof.add(value)
+        return ()
+
+    findings = list(first_of_each_file(_of_process(path, wanted, progress, answer)))
     return [*findings, *first_of_each_file(proof.differences(progress))]
 
 
 def _of_process(
-    path: Path, wanted: Wanted | None, progress: Progress, prove: Callable[[Pixels], object]
+    path: Path,
+    wanted: Wanted | None,
+    progress: Progress,
+    answer: Callable[[Pixels | Said | AllSaid], Iterable[Finding]],
 ) -> Iterator[Finding]:
-    """Yield what a process of its own finds."""
+    """Yield what a process of its own finds, and what ``answer`` does by what it hands over."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     child = context.Process(target=_examine, args=(path, wanted, theirs), daemon=True)
@@ -80,10 +92,10 @@ def _of_process(
                 raise SinkError(value)
             elif kind == "done":
                 return
-            elif isinstance(value, Pixels):
-                prove(value)
-            else:
+            elif isinstance(value, Finding):
                 yield value
+            else:
+                yield from answer(value)
     except (EOFError, ConnectionError):
         child.join()
         what = f"the HDF5 library crashed while it was read (status {child.exitcode})"

@@ -25,10 +25,12 @@ from pipeline.sinks.hdf5.attributes import text_of
 from pipeline.sinks.hdf5.chunks import encoding_of
 from pipeline.sinks.hdf5.findings import Finding
 from pipeline.sinks.hdf5.leaves import Leaf, leaves_of
+from pipeline.sinks.hdf5.sayings import AllSaid, Said, said_of
 
 Progress = Callable[[int, int], object]
 _VALID = "entry/instrument/detector/frame_valid"
 _TIMESTAMP = "entry/instrument/detector/timestamp"
+_SEQUENCE = "entry/instrument/detector/sequence_number"
 _NUMBER = "entry/data/frame_number"
 _AGAIN = "take it from the stream again"
 _STEP = 16
@@ -117,13 +119,16 @@ def check_owner(path: Path, wanted: Wanted) -> None:
             )
 
 
-def differences(path: Path, wanted: Wanted, progress: Progress) -> Iterator[Finding | Pixels]:
+def differences(
+    path: Path, wanted: Wanted, progress: Progress
+) -> Iterator[Finding | Pixels | Said | AllSaid]:
     """Yield in what the file and those it refers to differ, and what is left to the stream."""
     with h5py.File(path, locking=False) as file:
         top = Held.of(file)
         invalid = set(file["entry/provenance/frames_invalid"][...].tolist())
         leaves = list(leaves_of(path, file, wanted.modules))
-        yield from _places(path, top, wanted)
+        misplaced = list(_places(path, top, wanted))
+        yield from misplaced
         view = _View(top, [module.index for module in wanted.modules] or [0])
         seen = np.zeros(len(wanted.numbers), np.bool_)
         for leaf in leaves:
@@ -134,6 +139,8 @@ def differences(path: Path, wanted: Wanted, progress: Progress) -> Iterator[Find
         for row in np.flatnonzero(~seen).tolist():
             yield Finding(path.name, _NUMBER, f"{wanted.name_of(row)} is not in the file", _AGAIN)
         yield from view.differences(path, file)
+        if not misplaced:
+            yield from said_of(file, all_written=not invalid)
 
 
 def _places(path: Path, top: Held, wanted: Wanted) -> Iterator[Finding]:
@@ -167,10 +174,12 @@ class _View:
 
     def differences(self, path: Path, file: Any) -> Iterator[Finding]:
         """Yield where the rows of the file that users open say something else."""
-        top, whole = self.top, self._there.all(axis=1)
+        top, whole, some = self.top, self._there.all(axis=1), self._there.any(axis=1)
+        sequence = np.where(some, top.numbers % 2**32, 2**32 - 1)
         pairs = [
             (_VALID, (top.valid == 1) == whole),
             (_TIMESTAMP, top.timestamps_ns == self._times),
+            (_SEQUENCE, file[_SEQUENCE][...] == sequence),
         ]
         said = file.get("entry/instrument/detector/module_valid")
         if said is not None:

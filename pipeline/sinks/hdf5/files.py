@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,9 +19,10 @@ from pipeline.sinks.hdf5.chunks import Compression
 from pipeline.sinks.hdf5.counts import SinkCounts
 from pipeline.sinks.hdf5.flavours import LayoutKind
 from pipeline.sinks.hdf5.layout import Extra
+from pipeline.sinks.hdf5.parts import parts_in, throw_away, unfinished
 from pipeline.sinks.hdf5.prepare import Check
 from pipeline.sinks.hdf5.rows import Rows
-from pipeline.sinks.hdf5.share import Share
+from pipeline.sinks.hdf5.share import Share, by_module, range_index, range_share
 from pipeline.sinks.hdf5.sink import WHOLE, Hdf5Sink, stem
 from pipeline.sinks.hdf5.target import Target
 
@@ -47,6 +47,9 @@ class Options:
         One file per partition of the topic, which may have several writers.
     frames_per_file:
         At most so many numbers in a file, ``n // frames_per_file`` of its own each; 0: all.
+    origin:
+        A number that is to be the first of a file; None: 0, in the layout ``dectris`` the lowest of
+        the stream.  DECTRIS' XDS plugin takes every file to be as long as the first one.
     """
 
     compression: Compression = "bslz4"
@@ -57,6 +60,7 @@ class Options:
     extras: Sequence[Extra] = ()
     by_partition: bool = False
     frames_per_file: int = 0
+    origin: int | None = None
 
     def __post_init__(self) -> None:
         if self.frames_per_file < 0:
@@ -96,9 +100,10 @@ def shares_of(info: StreamInfo, options: Options, span: tuple[int, int] | None) 
             for partition in range(start.partitions)
         ]
     elif options.frames_per_file and span is not None:
-        size = options.frames_per_file
-        shares = [_range(index, size) for index in range(span[0] // size, span[1] // size + 1)]
-    shares = [each for share in shares for each in _by_module(info, share)]
+        size, origin = options.frames_per_file, options.origin or 0
+        ends = (range_index(number, size, origin) for number in span)
+        shares = [range_share(i, size, origin) for i in range(next(ends), next(ends) + 1)]
+    shares = [each for share in shares for each in by_module(start.modules, share)]
     return [s for s in shares if span is None or s.within(*span) is not None]
 
 
@@ -108,18 +113,6 @@ def part_paths(
     """Return the paths of the files that a master file refers to."""
     shares = shares_of(info, options, span)
     return [directory / f"{stem(info.start)}{s.suffix}.h5" for s in shares if not s.is_whole]
-
-
-def _range(index: int, size: int) -> Share:
-    suffix = f"_data_{index + 1:06d}"
-    return Share(suffix=suffix, first=index * size, last=(index + 1) * size - 1)
-
-
-def _by_module(info: StreamInfo, share: Share) -> Iterator[Share]:
-    if not info.start.modules:
-        yield share
-    for module in info.start.modules:
-        yield replace(share, module=module.index, suffix=f"_m{module.index}{share.suffix}")
 
 
 class Files:
@@ -159,8 +152,12 @@ class Files:
         by_partition = options.by_partition and start.partitions > 1
         return not (by_partition or options.frames_per_file or start.modules)
 
-    def open(self) -> None:
-        """Take the files, as far as they are known by now; raises SinkError."""
+    def open(self, lowest: int | None = None) -> None:
+        """Take the files, as far as they are known by now; raises SinkError.
+
+        ``lowest``: the lowest number of the stream, as far as it is known.  Parts in the layout
+        ``dectris`` whose first would not be full are thrown away.
+        """
         if self.options.layout == "dectris" and self.info.start.modules:
             raise SinkRefusedError(
                 "a detector with modules has no files in DECTRIS' layout: use nxmx"
@@ -169,7 +166,7 @@ class Files:
         if self.is_plain:
             self._open(WHOLE)
         elif self.options.frames_per_file:
-            self._find_ranges()
+            self._find_ranges(lowest)
         else:
             for share in shares_of(self.info, self.options, None):
                 if share.partitions == 1 or share.partition in self.partitions:
@@ -200,14 +197,39 @@ class Files:
             marker[partition] = min(old, default=marker[partition])
         return marker
 
-    def _find_ranges(self) -> None:
-        name = re.escape(stem(self.info.start))
-        pattern = re.compile(rf"\.?{name}(?:_m\d+)?_data_(\d{{6,}})\.h5(?:\.part)?")
-        entries = self._directory.iterdir() if self._directory.is_dir() else ()
-        indices = {int(m[1]) - 1 for e in entries if (m := pattern.fullmatch(e.name))}
-        for index in sorted(indices):
-            for share in _by_module(self.info, _range(index, self.options.frames_per_file)):
-                self._open(share)
+    def _find_ranges(self, lowest: int | None) -> None:
+        there = parts_in(self._directory, stem(self.info.start))
+        if self._seeks_origin:
+            self._settle_origin(lowest, [self._target(name) for name in there])
+        for index in sorted(set(there.values())):
+            share = range_share(index, self.options.frames_per_file, self.options.origin or 0)
+            for each in by_module(self.info.start.modules, share):
+                if self._seeks_origin:
+                    self._is_complete(each)
+                else:
+                    self._open(each)
+
+    @property
+    def _seeks_origin(self) -> bool:
+        return self.options.layout == "dectris" and self.options.origin is None
+
+    def _settle_origin(self, lowest: int | None, targets: Sequence[Target]) -> None:
+        """Let the stream decide where files begin, else those that are there already."""
+        firsts = unfinished(targets, self.info.start.stream_key)
+        if lowest is None:
+            lowest = next(iter(firsts.values()), None)
+        if lowest is None:
+            return
+        self.options = replace(self.options, origin=lowest)
+        for target, first in firsts.items():
+            if not self.begins_with(first):
+                log.info("a part is begun again with other frames path=%s", target.final)
+                throw_away(target)
+
+    def begins_with(self, number: int) -> bool:
+        """Whether a file begins with this number, if it has to."""
+        size, origin = self.options.frames_per_file, self.options.origin
+        return self.options.layout != "dectris" or (number - (origin or 0)) % size == 0
 
     @property
     def marker(self) -> list[int]:
@@ -231,7 +253,9 @@ class Files:
         if options.by_partition and start.partitions > 1:
             group = start.partition_of(number)
         elif options.frames_per_file:
-            group = number // options.frames_per_file
+            if self._seeks_origin:
+                self.options = options = replace(options, origin=number)
+            group = range_index(number, options.frames_per_file, options.origin or 0)
         share = self._known.get((module, group))
         if share is None:
             (share,) = (
@@ -293,12 +317,16 @@ class Files:
             for part in parts
         )
 
+    def _target(self, name: str) -> Target:
+        return Target(self._directory, name, overwrite=True)
+
     def _is_complete(self, share: Share) -> bool:
         """Tell whether a part was finished by an earlier writer, and waits for its master file."""
-        path = self._directory / f"{stem(self.info.start)}{share.suffix}.h5"
+        target = self._target(f"{stem(self.info.start)}{share.suffix}.h5")
+        path = target.final
         if not path.exists():
             return False
-        if not Target(self._directory, path.name, overwrite=False).journal.exists():
+        if not target.journal.exists():
             # of a stream whose master was made
             if not self.options.overwrite:
                 raise SinkRefusedError(f"{path} exists: choose another directory, or replace it")

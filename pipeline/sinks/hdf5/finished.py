@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,20 +21,24 @@ from pipeline.sinks.hdf5.table import FrameTable, Layout, reopened
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """What the layouts need: the open file, its rows as they stand in it, and its columns."""
+    """What the layouts need: the open file, its rows as they stand in it, and its columns.
+
+    ``first``: number and attributes of the lowest frame that came.
+    """
 
     file: Any
     base: int
     layout: Layout
     rows: Rows
     columns: Columns
+    first: tuple[int, Mapping[str, Any]]
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def facts(self, info: StreamInfo, said: Iterable[tuple[int, dict[str, Any]]]) -> Facts:
-        """Return what is known of the stream; ``said``: what frames say, as they came."""
-        number, attributes = next(iter(said), (self.base, {}))
+    def facts(self, info: StreamInfo) -> Facts:
+        """Return what is known of the stream."""
+        number, attributes = self.first
         times = self.rows.timestamps_ns
         times = times[times > 0]
         return Facts(
@@ -65,15 +69,30 @@ def finishing(path: Path, table: FrameTable, journal: Journal) -> Iterator[Finis
     file = reopened(path)
     try:
         count = len(table.rows)
-        columns = Columns(file["entry/instrument/detector"], capacity=max(1, count))
-        for number, attributes in journal:
-            position = table.share.place(number) - table.base
-            if 0 <= position < count:
-                columns.add(position, attributes)
-        columns.resize(count)
+        columns, first = columns_of(file, journal, base=table.base, count=count)
         yield Finished(
-            file=file, base=table.base, layout=table.layout, rows=table.rows, columns=columns
+            file=file,
+            base=table.base,
+            layout=table.layout,
+            rows=table.rows,
+            columns=columns,
+            first=first,
         )
         file.flush()
     finally:
         file.close()
+
+
+def columns_of(
+    file: Any, said: Iterable[tuple[int, dict[str, Any]]], *, base: int, count: int
+) -> tuple[Columns, tuple[int, dict[str, Any]]]:
+    """Write what frames say, a later word on the same frame winning; return it of the first."""
+    columns = Columns(file["entry/instrument/detector"], capacity=max(1, count))
+    first: tuple[int, dict[str, Any]] | None = None
+    for number, attributes in said:
+        if 0 <= number - base < count:
+            columns.add(number - base, attributes)
+            if first is None or number <= first[0]:
+                first = number, attributes
+    columns.resize(count)
+    return columns, first or (base, {})

@@ -57,20 +57,46 @@ def write_stream(
     """
     if not follow and stream.state == "open":
         raise StreamOpenError(stream.name, "follow it to its end with --follow")
-    with Files(directory, stream.info, options) as files:
-        files.open()
-        feed = LogFeed(stream, letters)
-        if not write_records(stream, files, stop=stop, on_progress=on_progress, feed=feed):
-            return None
-        return finish(stream, files, directory)
+    while True:
+        with Files(directory, stream.info, options) as files:
+            files.open(lowest_number(stream, options))
+            feed = LogFeed(stream, letters)
+            if not write_records(stream, files, stop=stop, on_progress=on_progress, feed=feed):
+                return None
+            if is_fitting(stream, files):
+                return finish(stream, files, directory)
+
+
+def lowest_number(stream: Stream, options: Options) -> int | None:
+    """Return the lowest number of a stream as far as it is known, where the files depend on it.
+
+    Reads the records of the stream up to now.
+    """
+    if options.layout != "dectris" or not len(stream.table()):
+        return None
+    return span_of(stream, stream.account())[0]
+
+
+def is_fitting(stream: Stream, files: Files) -> bool:
+    """Tell whether the first part is full: the lowest number may have come after others."""
+    lowest = lowest_number(stream, files.options)
+    return lowest is None or files.begins_with(lowest)
 
 
 def finish(stream: Stream, files: Files, directory: Path) -> SinkReport:
-    """Complete the files of a stream whose every frame they were given."""
+    """Complete the files of a stream whose every frame they were given.
+
+    Raises SinkError where they have to be opened and written again: see :func:`is_fitting`.
+    """
     account: dict[str, Any] = dict(stream.account())
     counts = files.counts
     check_counts(stream, counts, account)
     if not files.is_plain:
+        if not is_fitting(stream, files):
+            raise SinkError(
+                f"{stream.name}: its lowest frame came after others, so that the first file would"
+                " be shorter than the next one: they are begun again when it is run again"
+            )
         finish_parts(stream, files, account)
         return finish_master(stream, directory, files.options, counts, account)
     path = files.open_sinks[WHOLE].finish(account)

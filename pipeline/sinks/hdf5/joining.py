@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.joining.lookup import look_up
 from pipeline.nexus.facts import Facts
 from pipeline.nexus.text import link_name
 from pipeline.nexus.tree import Group
@@ -31,11 +32,9 @@ class Series:
 
     def at(self, times_ns: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Return the last value at or before each time; NaN before the first, and for time 0."""
-        places = np.searchsorted(self.times_ns, times_ns, "right") - 1
-        there = (places >= 0) & (times_ns > 0)
-        found = np.full(len(times_ns), np.nan)
-        found[there] = self.values[places[there]]
-        return found
+        found = look_up(self.times_ns, self.values, times_ns, "step")
+        at: npt.NDArray[np.float64] = np.where(found.known & (times_ns > 0), found.data, np.nan)
+        return at
 
 
 def series_of(stream: Stream) -> Iterator[Series]:

@@ -28,6 +28,7 @@ from pipeline.nexus.facts import Facts
 from pipeline.nexus.text import as_text, link_name
 from pipeline.nexus.tree import Field, Group, as_attribute
 from pipeline.sinks.hdf5.finished import Finished
+from pipeline.sinks.hdf5.sayings import MAPPED
 
 _ATTRIBUTES = "entry/instrument/detector/attributes"
 _KEYS = frozenset({"from", "value", "each", "units", "class"})
@@ -97,6 +98,7 @@ def _add(tree: Group, facts: Facts, fields: Sequence[MappedField]) -> list[str]:
         name = "/".join(field.path)
         group = _parent(tree, field)
         more = {"units": field.units} if field.units else {}
+        more[MAPPED] = field.source or "value"
         if field.each:
             if not _link_column(tree, group, field):
                 without.append(name)
@@ -121,6 +123,7 @@ def _link_column(tree: Group, group: Group, field: MappedField) -> bool:
     group.link(field.path[-1], f"/{_ATTRIBUTES}/{link_name(field.each)}")
     if field.units:
         column.attributes["units"] = as_attribute(field.units)
+        column.attributes[MAPPED] = as_attribute(field.each)
     return True
 
 

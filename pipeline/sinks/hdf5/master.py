@@ -6,7 +6,6 @@ made again at any time.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +21,8 @@ from pipeline.nexus.nxmx import INCOMPLETE
 from pipeline.reading.frame import canvas, sentinel
 from pipeline.records import StreamInfo
 from pipeline.sinks.hdf5.chunks import format_of
-from pipeline.sinks.hdf5.columns import Columns
 from pipeline.sinks.hdf5.files import Options, master_path, shares_of
-from pipeline.sinks.hdf5.finished import Finished
+from pipeline.sinks.hdf5.finished import Finished, columns_of
 from pipeline.sinks.hdf5.journal import Journal
 from pipeline.sinks.hdf5.layout import write_layout
 from pipeline.sinks.hdf5.nodes import begin_specific, group
@@ -35,7 +33,6 @@ from pipeline.sinks.hdf5.sink import WHOLE, stem
 from pipeline.sinks.hdf5.table import Layout, new_file
 from pipeline.sinks.hdf5.target import Target, sink_errors
 
-log = logging.getLogger(__name__)
 _DATA = "entry/data/data"
 _DETECTOR = "entry/instrument/detector"
 
@@ -151,12 +148,9 @@ def _write(
         layout, mask = _links(file, parts), None
     else:
         layout, mask = _view(file, info, parts, first, count)
-    columns = Columns(file[_DETECTOR], capacity=max(1, count))
-    for number, attributes in _said(parts):
-        columns.add(number - first, attributes)
-    columns.resize(count)
-    done = Finished(file=file, base=first, layout=layout, rows=rows, columns=columns)
-    facts = done.facts(info, _said(parts))
+    columns, lowest = columns_of(file, _said(parts), base=first, count=count)
+    done = Finished(file=file, base=first, layout=layout, rows=rows, columns=columns, first=lowest)
+    facts = done.facts(info)
     if options.pixel_mask is not None:
         mask = options.pixel_mask
     elif mask is None:
@@ -213,15 +207,6 @@ def _links(file: Any, parts: Sequence[Part]) -> Layout:
         return Layout(shape=(), dtype=example.dtype, images=None)
     for index, part in enumerate(parts, 1):
         file["entry/data"][f"data_{index:06d}"] = h5py.ExternalLink(part.path.name, _DATA)
-    if any(part.count > example.count for part in parts):
-        # neggia 1.2.0 counts with the length of the first file alone
-        log.warning(
-            "the first data file is shorter than others, so that XDS with DECTRIS' plugin reads"
-            " wrong frames: choose frames_per_file so that one file holds all, the layout nxmx or"
-            " Diamond's plugin path=%s frames=%d",
-            example.path,
-            example.count,
-        )
     images = format_of(example.encoding)
     return Layout(shape=example.shape, dtype=example.dtype, images=images)
 

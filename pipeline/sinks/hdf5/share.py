@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.frame import INT64_MAX
+from pipeline.frame import INT64_MAX, Module
 
 Ints = npt.NDArray[np.int64]
 #: Room in one of many files where nobody said how many frames come.
@@ -43,6 +44,11 @@ class Share:
     def is_whole(self) -> bool:
         """Whether it is the whole stream, in a file of its own."""
         return self == Share()
+
+    @property
+    def is_range(self) -> bool:
+        """Whether it is one of many ranges of numbers."""
+        return self.last - self.first < INT64_MAX - 1
 
     def expected(self, whole: int | None) -> int | None:
         """Return how many frames to make room for, ``whole`` being those of the stream."""
@@ -93,3 +99,25 @@ class Share:
         if self.module is not None:
             found &= modules == self.module
         return found
+
+
+def range_share(index: int, size: int, origin: int) -> Share:
+    """Return one of the ranges of ``size`` numbers, one of which begins with ``origin``.
+
+    Number 0 is in the range of ``index`` 0 or -1.
+    """
+    first = index * size + origin % size
+    return Share(suffix=f"_data_{index + 1:06d}", first=first, last=first + size - 1)
+
+
+def range_index(number: int, size: int, origin: int) -> int:
+    """Return the index of the range that a number is in."""
+    return (number - origin % size) // size
+
+
+def by_module(modules: Sequence[Module], share: Share) -> Iterator[Share]:
+    """Yield a share for each module of a detector, ``share`` itself where it has none."""
+    if not modules:
+        yield share
+    for module in modules:
+        yield replace(share, module=module.index, suffix=f"_m{module.index}{share.suffix}")

@@ -286,7 +286,7 @@ class Hdf5Sink:
             note_places(target, frames.table)
             frames.close()
             with finishing(target.part, frames.table, journal) as done:
-                facts = done.facts(info, journal)
+                facts = done.facts(info)
                 mask = done.mask(facts) if self._mask is None else self._mask
                 write_layout(
                     done,

@@ -61,6 +61,7 @@ def findings_of(path: Path, progress: Progress, seen: set[Path] | None = None) -
             yield Finding(path.name, _DATA, what, "remove one kind")
         for name in names:
             yield from _named(path, file, name, progress, seen)
+        yield from _lengths(path, group, sorted(name for name in names if name != "data"))
 
 
 def _named(
@@ -83,6 +84,25 @@ def _named(
         return
     if not isinstance(link, h5py.ExternalLink) and isinstance(data, h5py.Dataset):
         yield from _images(path, data, progress, seen)
+
+
+def _lengths(path: Path, group: Any, names: list[str]) -> Iterator[Finding]:
+    """Look whether all data files but the last are as long as the first."""
+    lengths = []
+    for name in names:
+        link = group.get(name, getlink=True)
+        if isinstance(link, h5py.ExternalLink) and not (path.parent / link.filename).is_file():
+            return  # told already; to open a pipe would wait for ever
+        try:
+            lengths.append(len(group[name]))
+        except (KeyError, OSError, TypeError):  # told already, too
+            return
+    for name, length in list(zip(names, lengths, strict=True))[1:]:
+        if length > lengths[0] or (length < lengths[0] and name != names[-1]):
+            what = f"{length} images, {names[0]} has {lengths[0]}: XDS with DECTRIS' plugin counts"
+            todo = "take it from the stream again, or Diamond's plugin"
+            yield Finding(path.name, f"{_DATA}/{name}", f"{what} wrong", todo)
+            return
 
 
 def _mask(path: Path, file: Any) -> Iterator[Finding]:

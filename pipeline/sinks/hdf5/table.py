@@ -23,6 +23,7 @@ from pipeline.protocols import FrameLike
 from pipeline.reading.frame import sentinel
 from pipeline.sinks.hdf5.chunks import ChunkFormat, ChunkWriter, format_of
 from pipeline.sinks.hdf5.nodes import attribute, begin_specific, group
+from pipeline.sinks.hdf5.parts import FIRST
 from pipeline.sinks.hdf5.rows import Rows
 from pipeline.sinks.hdf5.share import Share
 
@@ -103,6 +104,8 @@ class FrameTable:
                 frame_shape=np.array(layout.shape, np.int64),
                 frame_dtype=layout.dtype,
             )
+            if share.is_range:
+                attribute(file[_PROVENANCE], **{FIRST: share.first})
             file.create_dataset(
                 f"{_PROVENANCE}/next_offset",
                 data=np.array(marker, np.int64),
@@ -132,6 +135,8 @@ class FrameTable:
             said = file[_PROVENANCE].attrs
             if said["stream_key"].decode() != stream_key.hex():
                 raise ValueError("it is of another stream")
+            if share.is_range and int(said[FIRST]) != share.first:
+                raise ValueError("it is of another range of numbers")
             encoding = said["encoding"].decode()
             layout = Layout(
                 shape=tuple(said["frame_shape"].tolist()),

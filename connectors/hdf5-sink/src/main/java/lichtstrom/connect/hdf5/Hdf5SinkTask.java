@@ -45,6 +45,9 @@ public class Hdf5SinkTask extends SinkTask {
     private long pauseMs = FIRST_PAUSE_MS;
     private String done = "";
 
+    /** Why the last writer has ended, if Kafka Connect has not heard of it yet. */
+    private IOException unheard;
+
     /** Partitions of ours, and those of them that the writer has opened. */
     private final Map<Integer, TopicPartition> assigned = new HashMap<>();
 
@@ -81,6 +84,9 @@ public class Hdf5SinkTask extends SinkTask {
         if (assigned.isEmpty()) {
             return; // more tasks than partitions
         }
+        if (unheard != null) {
+            throw failed(unheard);
+        }
         try {
             if (opened.size() < assigned.size()) {
                 openAll();
@@ -111,7 +117,9 @@ public class Hdf5SinkTask extends SinkTask {
             take(writer.state());
         } catch (IOException error) {
             letGo(error);
-            return found; // the next put starts another one
+            unheard = error; // what is thrown here would not fail the task
+            context.timeout(BUSY_PAUSE_MS); // put comes soon, also without records
+            return found;
         }
         for (Integer partition : opened) {
             Long marker = markers.get(partition);
@@ -216,6 +224,7 @@ public class Hdf5SinkTask extends SinkTask {
 
     /** End this writer, and say whether another one may do better. */
     private ConnectException failed(IOException error) {
+        unheard = null;
         letGo(error);
         if (error instanceof Message.FailedException said && !said.retriable) {
             return new ConnectException(said.getMessage(), said);

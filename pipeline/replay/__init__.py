@@ -1,0 +1,1 @@
+"""Stored data played as a live stream: files, directories of images, streams."""

@@ -1,0 +1,1 @@
+"""Publishing values over time: from Python, JSON lines, EPICS and Bluesky."""
