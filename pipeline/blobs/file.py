@@ -15,8 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.blobs import oscalls
-from pipeline.blobs.buffers import Buffers
 from pipeline.blobs.keys import (
     PART_PREFIX,
     check_bucket,
@@ -56,7 +57,6 @@ class FileStore:
         # Folders known to survive a power loss, so that each is flushed once, not for every file.
         self._durable: set[Path] = set()
         self._lock = threading.Lock()
-        self._buffers = Buffers()
 
     @property
     def url(self) -> str:
@@ -90,7 +90,8 @@ class FileStore:
         """Return exactly ``length`` bytes from ``offset``."""
         check_range(offset, length)
         path = self._path(check_key(key))
-        data = self._buffers.take(length)
+        # empty() and not bytearray(): the memory is written once, by the read.
+        data = np.empty(length, np.uint8).data
         with translated(self._url, path), self._reading(key, path) as descriptor:
             if oscalls.read_at(descriptor, data, offset) < length or not length:
                 nbytes = os.fstat(descriptor).st_size
@@ -141,7 +142,6 @@ class FileStore:
     def close(self) -> None:
         """Refuse further calls."""
         self._closed = True
-        self._buffers.clear()
 
     def _path(self, key: str) -> Path:
         if self._closed:
