@@ -140,8 +140,8 @@ class Session:
             expected = check_number("expected", expected)
         if rate_hz is not None and not (isinstance(rate_hz, (int, float)) and 0 < rate_hz < 1e9):
             raise InvalidArgumentError("rate_hz", f"{rate_hz!r} is not a rate")
+        _check_modules(modules, module)
         written = (module,) if isinstance(module, int) else tuple(module or ())
-        _check_modules(modules, written)
         name = StreamId(beamtime, detector, stream)
         self._services.names.bucket(beamtime)  # names that cannot be stored fail before anything
         self._services.names.topic(beamtime, detector)
@@ -446,14 +446,14 @@ class Session:
         self.close()
 
 
-def _check_modules(modules: Sequence[Module], written: Sequence[int]) -> None:
+def _check_modules(modules: Sequence[Module], written: int | Sequence[int] | None) -> None:
     """Refuse modules that no reader could take for some."""
     if not all(isinstance(m, Module) for m in modules):
         raise InvalidArgumentError("modules", "must be a sequence of pipeline.Module")
     indices = [m.index for m in modules]
     if len(set(indices)) != len(indices) or any(not 0 <= i < 2**15 for i in indices):
         raise InvalidArgumentError("modules", f"indices {indices}: each once, 0 to 32767")
-    for module in written:
+    for module in (written,) if isinstance(written, int) else written or ():
         if module not in (indices or [0]):
             raise InvalidArgumentError("module", f"{module!r} is not one of {indices or [0]}")
 

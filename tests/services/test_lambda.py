@@ -121,10 +121,10 @@ def test_two_processes_write_one_stream_of_all_modules_in_each_of_two_runs(
 ) -> None:
     simulator = LambdaSimulator(frames=300, rate_hz=200, shape=(16, 24), series=2, pause_s=2.0)
 
-    def part(modules: str) -> list[str]:
+    def part(ports: str) -> list[str]:
         with pipeline.connect() as session:
             adapter = LambdaAdapter(
-                endpoint=f"http://127.0.0.1:{simulator.port}", status_every_s=0.1, modules=modules
+                endpoint=f"http://127.0.0.1:{simulator.port}", status_every_s=0.1, share=ports
             )
             try:
                 report = run(session, adapter, beamtime=beamtime, detector="lambda", streams=2)
@@ -149,7 +149,7 @@ def test_what_a_killed_process_did_not_write_is_named_and_the_next_run_is_whole_
 ) -> None:
     simulator = LambdaSimulator(frames=400, rate_hz=200, shape=(16, 24))
     detector = simulator.detector
-    processes = [adapter_process(simulator.port, beamtime, modules) for modules in ("0,2", "1")]
+    processes = [adapter_process(simulator.port, beamtime, share) for share in ("0,2", "1")]
 
     def kill_at(number: int) -> None:
         if number == 200:
@@ -181,8 +181,8 @@ def test_what_a_killed_process_did_not_write_is_named_and_the_next_run_is_whole_
     assert killed["received"] + len(named) == 400
 
 
-def adapter_process(port: int, beamtime: str, modules: str) -> subprocess.Popen[bytes]:
-    words = f"adapter lambda --endpoint http://127.0.0.1:{port} --modules {modules} --streams 2"
+def adapter_process(port: int, beamtime: str, share: str) -> subprocess.Popen[bytes]:
+    words = f"adapter lambda --endpoint http://127.0.0.1:{port} --share {share} --streams 2"
     named = f"--status-every 0.1 --beamtime {beamtime} --detector lambda"
     return subprocess.Popen([sys.executable, "-m", "pipeline.cli", *words.split(), *named.split()])
 

@@ -135,7 +135,7 @@ def test_wrong_usage_is_exit_status_2(arguments: tuple[str, ...]) -> None:
         (("simulate", "pilatus", "--directory", "d", "--frames", "-1"), 1, "frames"),
         (("simulate", "lambda", "--port", "0", "--truth", "nowhere/t"), 1, "nowhere/t: No such"),
         (("adapter", "eiger", "--check"), 1, "--stream-endpoint"),
-        (("adapter", "lambda", "--watch", ".", "--modules", "0", "--check"), 1, "--watch"),
+        (("adapter", "lambda", "--watch", ".", "--share", "0", "--check"), 1, "--endpoint"),
     ],
 )
 def test_an_expected_failure_is_one_line(

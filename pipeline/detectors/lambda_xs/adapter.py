@@ -28,7 +28,7 @@ class LambdaAdapter:
         The xspd server, ``http://HOST:8008``.  Exactly one of ``endpoint`` and ``watch`` is given.
     ports:
         Which of the server's data ports, as ``0,2``; empty for all.
-    modules:
+    share:
         The same, in one stream with other processes that read the other ports.
     others_wait_s:
         How long those may take to end their modules of a run.
@@ -56,7 +56,7 @@ class LambdaAdapter:
         *,
         endpoint: str = "",
         ports: str = "",
-        modules: str = "",
+        share: str = "",
         others_wait_s: float = 30.0,
         device: str = "",
         header: str = "bytes4",
@@ -70,11 +70,12 @@ class LambdaAdapter:
     ) -> None:
         if bool(endpoint) == bool(watch):
             raise InvalidArgumentError("endpoint", "give either --endpoint or --watch")
-        if ports and modules:
-            raise InvalidArgumentError("modules", "give either --ports or --modules")
+        if ports and share:
+            raise InvalidArgumentError("share", "give either --ports or --share")
         self.others_wait_s = others_wait_s
-        if watch and (ports or modules):
-            raise InvalidArgumentError("ports", "files are of all modules: --watch takes no others")
+        if watch and (ports or share):
+            name = "share" if share else "ports"
+            raise InvalidArgumentError(name, "files have no ports: it goes with --endpoint")
         self._device = Device(endpoint, timeout_s=2.0) if endpoint else None
         self._source: LiveSource | NxsFiles
         if self._device is not None:
@@ -83,7 +84,7 @@ class LambdaAdapter:
             self._source = LiveSource(
                 Xspd(self._device, device),
                 ports=_numbers("ports", ports),
-                modules=_numbers("modules", modules),
+                shared=_numbers("share", share),
                 header=parser_of(header),
                 queue=queue,
                 poll_every_s=status_every_s,
@@ -106,7 +107,7 @@ class LambdaAdapter:
                 unit="N,N",
             ),
             Option(
-                name="modules",
+                name="share",
                 default="",
                 help="the same, but in one stream with other processes that read the other ports",
                 unit="N,N",
@@ -115,7 +116,7 @@ class LambdaAdapter:
                 name="others_wait_s",
                 type=float,
                 default=30.0,
-                help="with --modules: how long others may take to end theirs, after that the run"
+                help="with --share: how long others may take to end theirs, after that the run"
                 " ends as lost when they write no more",
                 unit="SECONDS",
             ),

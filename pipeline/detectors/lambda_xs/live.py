@@ -49,7 +49,7 @@ class LiveSource:
     ----------
     ports:
         Which of the server's ports, counted from 0; none for all.
-    modules:
+    shared:
         The same, in one stream with the other ports, which other processes read.
     header:
         Reads the header of a message.
@@ -70,7 +70,7 @@ class LiveSource:
         xspd: Xspd,
         *,
         ports: Sequence[int] = (),
-        modules: Sequence[int] = (),
+        shared: Sequence[int] = (),
         header: HeaderParser = bytes4,
         queue: int = 1000,
         poll_every_s: float = 0.5,
@@ -81,7 +81,7 @@ class LiveSource:
             raise InvalidArgumentError("poll_every_s", "poll_every_s and queue must be positive")
         self.idle_end_s: float | None = None
         self._xspd = xspd
-        self._chosen, self._shared = tuple(modules or ports), bool(modules)
+        self._chosen, self._shared = tuple(shared or ports), bool(shared)
         #: All ports of the server, read here or not.
         self._all: list[Port] = []
         #: The run of now has not begun before this.
@@ -170,7 +170,7 @@ class LiveSource:
     def _own_ports(self) -> list[Port]:
         ports = self._xspd.ports()
         if any(index >= len(ports) or index < 0 for index in self._chosen):
-            name = "modules" if self._shared else "ports"
+            name = "share" if self._shared else "ports"
             raise InvalidArgumentError(name, f"the server has ports 0 to {len(ports) - 1}")
         self._all = ports
         return [ports[index] for index in self._chosen] if self._chosen else ports
