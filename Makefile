@@ -11,9 +11,11 @@ STAMP := .venv/.installed
 demo: $(STAMP)
 	$(BIN)/lichtstrom demo $(ARGS)
 
-## test: every adapter through the fault script, Kafka Connect and the files, which mostly wait, side
-## by side; then all other tests; on a real broker and a real S3 server, with branch coverage
-SIDE_BY_SIDE := tests/conformance $(wildcard tests/services/test_connect_*.py tests/services/test_hdf5_*.py)
+## test: every adapter through the fault script, the services and the documents, which mostly wait,
+## side by side; then all other tests; on a real broker and a real S3 server, with branch coverage
+BY_THEMSELVES := $(addprefix tests/services/test_,bench_rows.py local_runtime.py outages.py)
+SIDE_BY_SIDE := tests/conformance tests/docs \
+	$(filter-out $(BY_THEMSELVES),$(wildcard tests/services/test_*.py))
 test: $(STAMP)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -n 3 --cov --cov-report= $(ARGS)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE:%=--ignore %) --cov --cov-append --cov-report=term $(ARGS)
