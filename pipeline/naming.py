@@ -74,6 +74,11 @@ def unescape(text: str) -> str:
     return name
 
 
+def has_wildcards(text: str) -> bool:
+    """Whether this is a shell pattern rather than a name."""
+    return not {"*", "?", "["}.isdisjoint(text)
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class StreamId:
     """The name of a stream: beamtime / detector / stream.

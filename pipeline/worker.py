@@ -21,12 +21,12 @@ from typing import Any
 
 from pipeline.config import Settings
 from pipeline.errors import InvalidArgumentError, PipelineError, PluginError
-from pipeline.naming import StreamId, check_name
+from pipeline.naming import StreamId, check_name, has_wildcards
 from pipeline.session import connect
 from pipeline.workers.child import Answer, Failure, Job
 from pipeline.workers.function import Context, Function, load, version_of
 from pipeline.workers.pool import Lost, Pool, Worker
-from pipeline.workers.streams import Streams, has_wildcards
+from pipeline.workers.streams import Streams
 from pipeline.workers.travel import pack
 from pipeline.workers.work import Batch, Call, Counts, Plan, Work
 

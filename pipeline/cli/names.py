@@ -15,7 +15,7 @@ from pipeline.errors import (
     StreamNotFoundError,
     TopicMissingError,
 )
-from pipeline.naming import StreamId, quote_part
+from pipeline.naming import StreamId, has_wildcards, quote_part
 
 if TYPE_CHECKING:
     from threading import Event
@@ -26,12 +26,6 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 #: How often a stream that is waited for is looked for.
 _LOOK_S = 0.2
-_WILD = frozenset("*?[")
-
-
-def has_wildcards(text: str) -> bool:
-    """Whether this is a shell pattern rather than a name."""
-    return bool(_WILD & set(text))
 
 
 class StreamParam(click.ParamType[str]):
@@ -140,4 +134,4 @@ def _where(session: Session) -> str:
 
 def literal(beamtime: str) -> str:
     """Return the pattern that matches only this beamtime."""
-    return "".join(f"[{c}]" if c in _WILD else c for c in quote_part(beamtime))
+    return "".join(f"[{c}]" if has_wildcards(c) else c for c in quote_part(beamtime))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from pipeline.cli.names import StreamParam, find_streams, has_wildcards, store_option
+from pipeline.cli.names import StreamParam, find_streams, store_option
 from pipeline.cli.output import json_option, print_json, print_table, size_text, time_text
+from pipeline.naming import has_wildcards
 
 
 @click.command()

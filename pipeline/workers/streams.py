@@ -12,7 +12,7 @@ from pipeline.errors import (
     StreamTimeoutError,
     TopicMissingError,
 )
-from pipeline.naming import StreamId
+from pipeline.naming import StreamId, has_wildcards
 from pipeline.session import Session
 from pipeline.workers.work import Plan, Work
 
@@ -24,11 +24,6 @@ _MAX_OPEN = 8
 #: A stream whose broker or store is away is joined again after this long, doubled up to a limit.
 _PAUSE_S = 0.5
 _MAX_PAUSE_S = 10.0
-
-
-def has_wildcards(pattern: str) -> bool:
-    """Whether this is a shell pattern rather than a name."""
-    return bool(set(pattern) & set("*?["))
 
 
 class Streams:

@@ -94,8 +94,6 @@ class Work:
         self._gone = False
         #: Calls whose process died while it had others in hand, too: each is tried alone.
         self.suspects: list[Call] = []
-        #: Calls that go back to any process.
-        self.again: list[Call] = []
         if plan.begin is not None:
             self._begin_at(session, plan.begin)
         self._results = [self._derived(session, out) for out in plan.outs]
@@ -156,9 +154,6 @@ class Work:
 
         Raises StreamTimeoutError after a silence that is too long, and what ended the membership.
         """
-        if self.again:
-            calls, self.again = self.again[:limit], self.again[limit:]
-            return calls
         if isinstance(self._frames, ChunkedShare):
             calls = self._frames.ready(max(1, limit // self._plan.chunk))
         else:
