@@ -68,6 +68,10 @@ class Child:
         """Tell the child to go on."""
         self._connection.send("go on")
 
+    def kill(self) -> None:
+        """End the process as a crash would (SIGKILL)."""
+        self._process.kill()
+
     def __enter__(self) -> Self:
         return self
 

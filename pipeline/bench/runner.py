@@ -20,7 +20,7 @@ from pipeline.bench.resources import memory, publisher_cpu
 from pipeline.bench.rows import Row
 from pipeline.bench.sinking import WRITER_ROWS, million, through, writer_alone
 from pipeline.bench.startup import start_up
-from pipeline.bench.working import balance, members, throughput
+from pipeline.bench.working import balance, halved, members, throughput
 from pipeline.errors import InvalidArgumentError, PipelineError
 
 Measure = Callable[[Ground, str], Row]
@@ -54,6 +54,7 @@ ROWS: Mapping[str, Measure] = {
     "worker.balance": balance,
     "worker.balance.4x10": balance,
     "members.200": members,
+    "members.200.halved": halved,
     "members.1000": members,
     **dict.fromkeys(CONNECT_ROWS, connected),
     **{f"detector.{name}": whole for name in INSTRUMENTS},

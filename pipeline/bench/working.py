@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 import time
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.bench.children import Child, Line, Usage, resident_nbytes
 from pipeline.bench.ground import HEAT_NBYTES, Ground, heat
@@ -36,6 +40,8 @@ class _Job:
     group: str = "g"
     processes: int = 2
     members: int = 0
+    #: Where a process of members writes down each frame that it has acknowledged.
+    log: Path | None = None
 
 
 def touch(frame: Any) -> None:
@@ -221,8 +227,69 @@ def members(ground: Ground, name: str) -> Row:
     )
 
 
+def halved(ground: Ground, name: str) -> Row:
+    """Kill half of 200 members in the middle of their work; count what was lost and done twice."""
+    partitions, processes, frames = 256, 4, 20_000
+    with (
+        ground.beamtime() as beamtime,
+        ground.scratch() as folder,
+        connect(settings=ground.settings("file")) as session,
+    ):
+        session.create_beamtime(beamtime, _DETECTOR, partitions=partitions)
+        _publish(session.settings, beamtime, frames, 8, chunk=1)
+        jobs = [
+            _Job(
+                settings=session.settings,
+                beamtime=beamtime,
+                members=200 // processes,
+                log=folder / str(index),
+            )
+            for index in range(processes)
+        ]
+        with contextlib.ExitStack() as stack:
+            children = [stack.enter_context(Child(_join, job)) for job in jobs]
+            for child in children:
+                child.hear("joined")
+            _balanced(session, beamtime, 200, partitions)
+            for child in children:
+                child.go_on()
+            while _acknowledged(folder).size < frames // 4:
+                threading.Event().wait(0.05)
+            for child in children[::2]:
+                child.kill()
+            begun_s = time.monotonic()
+            for child in children[1::2]:
+                child.hear("done")
+            took_s = time.monotonic() - begun_s
+        numbers = _acknowledged(folder)
+    lost = frames - np.unique(numbers).size
+    if lost:
+        raise PipelineError(f"{lost} of {frames} frames were acknowledged by nobody")
+    return row(
+        name,
+        [float(numbers.size - frames)],
+        [500.0],
+        unit="frames twice",
+        conditions=[
+            f"200 members in {processes} processes, {frames} small frames of 50 ms each by sleeping,"
+            f" {partitions} partitions; two of the processes, 100 members, killed (SIGKILL) after"
+            " a quarter",
+            f"none lost; the others were done {took_s:.1f} s after the kill, of which 10 s are the"
+            " group's session timeout; limit: of each that was killed the frame in its hand, and those"
+            " of the 0.2 s between two commits",
+        ],
+    )
+
+
+def _acknowledged(folder: Path) -> npt.NDArray[np.int64]:
+    """Return the numbers that were acknowledged, as often as they were."""
+    logs = [np.fromfile(path, np.int64) for path in folder.iterdir()]
+    return np.concatenate([*logs, np.empty(0, np.int64)])
+
+
 def _join(line: Line, job: _Job) -> None:
     counts: list[int] = []
+    log = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND) if job.log else None
     with connect(settings=job.settings) as session:
         shares: list[Any] = []
         left = list(range(job.members))
@@ -239,8 +306,12 @@ def _join(line: Line, job: _Job) -> None:
 
         def take() -> None:
             for delivery in shares.pop():
+                if log is not None:
+                    time.sleep(0.05)
                 delivery.ack()
                 counts.append(delivery.frame.number)
+                if log is not None:
+                    os.write(log, delivery.frame.number.to_bytes(8, "little"))
 
         _all(take, job.members)
     line.say("done", frames=len(counts))
