@@ -272,8 +272,8 @@ def halved(ground: Ground, name: str) -> Row:
         unit="frames twice",
         conditions=[
             f"200 members in {processes} processes, {frames} small frames of 50 ms each by"
-            f" sleeping, {partitions} partitions; two of the processes, 100 members, killed (SIGKILL) after"
-            " a quarter",
+            f" sleeping, {partitions} partitions; two of the processes, 100 members, killed"
+            " (SIGKILL) after a quarter",
             f"none lost; the others were done {took_s:.1f} s after the kill, of which 10 s are the"
             " group's session timeout; limit: of each that was killed the frame in its hand, and"
             " those of the 0.2 s between two commits",
