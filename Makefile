@@ -13,7 +13,8 @@ demo: $(STAMP)
 
 ## test: every adapter through the fault script, the services and the documents, which mostly wait,
 ## side by side; then all other tests; on a real broker and a real S3 server, with branch coverage
-BY_THEMSELVES := $(addprefix tests/services/test_,bench_rows.py local_runtime.py outages.py)
+BY_THEMSELVES := $(addprefix tests/services/test_,attack_publishing.py backpressure.py bench_rows.py \
+	local_runtime.py outages.py)
 SIDE_BY_SIDE := tests/conformance tests/docs \
 	$(filter-out $(BY_THEMSELVES),$(wildcard tests/services/test_*.py))
 test: $(STAMP)
