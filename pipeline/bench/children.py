@@ -45,7 +45,8 @@ class Child:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._name = role.__name__
-        self._process = context.Process(target=_run, args=(role, job, theirs), daemon=True)
+        # Not a daemon: a worker has processes of its own.
+        self._process = context.Process(target=_run, args=(role, job, theirs))
         self._process.start()
         theirs.close()
 

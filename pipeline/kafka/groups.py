@@ -190,6 +190,8 @@ class GroupMember:
             found = consumer.committed(partitions, self._settings.timeout_s) if partitions else []
             at = {(e.topic, e.partition): (e.offset, e.metadata or "") for e in found}
             consumer.incremental_assign([TopicPartition(t, p, at[t, p][0]) for t, p in at])
+            # One that was paused when it went is still paused when it comes back.
+            consumer.resume(partitions)
             self._gained(at)
         except (KafkaException, PipelineError) as error:
             known = isinstance(error, PipelineError)

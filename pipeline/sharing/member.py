@@ -50,6 +50,10 @@ _COMMIT_EVERY_S = 0.2
 #: end: the longer nothing happens, the seldomer.
 _LOOK_EVERY_S = 0.1
 _LOOK_SELDOM_S = 2.0
+#: ... and a look that took long is followed by a pause so many times as long: the looks of a
+#: hundred members of one process at hundreds of partitions leave it time for its work.
+_LOOK_SHARE = 20
+_LOOK_LIMIT_S = 5.0
 #: How long a partition that goes to another member waits for the frames in hand.  Longer work
 #: than this is done twice when the group grows.
 _REVOKE_WAIT_S = 5.0
@@ -102,6 +106,7 @@ class KafkaShare:
         self._finished = False
         self._failure: Exception | None = None
         self._active_s = self._looked_s = self._committed_s = time.monotonic()
+        self._look_took_s = 0.0
         self._seen: list[int] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"group {group}", daemon=True)
@@ -448,19 +453,21 @@ class KafkaShare:
         """When there is nothing to do, find out whether the stream and the group are finished."""
         now = time.monotonic()
         every_s = min(_LOOK_SELDOM_S, max(_LOOK_EVERY_S, (now - self._active_s) / 5))
+        every_s = max(every_s, min(_LOOK_LIMIT_S, _LOOK_SHARE * self._look_took_s))
         if now - self._looked_s < every_s:
             return
         with self._changed:
             idle = not len(self._buffer) and not any(h.in_hand for h in self._held.values())
         if not idle and self._ends is not None:
             return
-        self._looked_s = now
         if self._ends is None:
             self._ends = self._stream.log.info(refresh=True).end_offsets
         if self._ends is not None and idle and not self._later and self._group_done():
             with self._changed:
                 self._finished = True
                 self._tell()
+        self._looked_s = time.monotonic()
+        self._look_took_s = self._looked_s - now
 
     def _group_done(self) -> bool:
         """Every partition is committed up to the end, and no retries wait."""

@@ -16,6 +16,7 @@ import pytest
 
 from pipeline.errors import FrameExpiredError, StreamTimeoutError
 from pipeline.frame import Module
+from pipeline.local.processes import wait_until
 from pipeline.records import Pointer, Segment
 from pipeline.session import Session, connect
 from pipeline.sharing.progress import decode_done
@@ -319,6 +320,26 @@ def test_what_the_topic_lost_before_the_group_had_it_is_an_error(
     session.services.admin.delete_records(topic, {0: info.end_offsets[0] - 1})
     with pytest.raises(FrameExpiredError, match="group g is at offset"):
         session.stream(beamtime, "lambda", "s").shared("g")
+
+
+def test_partitions_that_come_back_are_read_again_though_they_had_been_read_to_their_end(
+    session: Session, beamtime: str
+) -> None:
+    publish(session, beamtime)
+    with session.stream(beamtime, "lambda", "s").shared("g", timeout_s=LIMIT_S) as frames:
+        first = next(frames)
+        share = frames.share  # read ahead to the end, and nothing more of it taken
+        assert wait_until(lambda: len(share._buffer) == FRAMES - 1, timeout_s=LIMIT_S)
+        first.ack()
+        with connect() as other:
+            guest = other.stream(beamtime, "lambda", "s").shared("g", timeout_s=LIMIT_S)
+            next(guest)  # some partitions have gone to it; it leaves with a frame in its hand
+            guest.close()
+        found = {first.frame.number}
+        for delivery in frames:
+            found.add(delivery.frame.number)
+            delivery.ack()
+    assert found == set(range(FRAMES))
 
 
 def test_a_group_that_begins_now_gets_only_what_comes(session: Session, beamtime: str) -> None:
