@@ -206,8 +206,8 @@ class SinkJob:
 def through(ground: Ground, name: str) -> Row:
     """Measure a stored stream into a file, against reading it alone; ``memory`` in MB.
 
-    A third process reads and writes the same bytes to a plain file: what is left of the reader's
-    rate there, no sink can have.
+    A third process reads and writes the same bytes to a plain file, in one thread: what is left of
+    the reader's rate there is what any program that writes them may expect.
     """
     shape, nbytes = (600, 1000), 1_200_000
     count = _VOLUME[ground.quick] // nbytes
