@@ -569,6 +569,10 @@ class Publisher:
             spooled=position.spooled,
         )
 
+    def check(self) -> None:
+        """Raise what has stopped the publishing, if anything has; returns at once."""
+        self._check_failed()
+
     def _check_failed(self) -> None:
         opened = self._packer.opened
         failure = (opened.window.failure if opened is not None else None) or self._clock.failure

@@ -319,7 +319,8 @@ class _Runner:
         """Whether we were told to stop, or are idle, and nothing is in hand."""
         if self._stopping.count > 1:
             raise KeyboardInterrupt
-        if self._pool.in_hand or self._streams.awaits:
+        busy = self._pool.in_hand or any(work.in_hand for work in self._streams.open)
+        if busy or self._streams.awaits or not self._pool.ready:
             self._active_s = time.monotonic()
         if self._stopping.event.is_set():
             return not self._pool.in_hand

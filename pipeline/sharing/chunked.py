@@ -244,9 +244,11 @@ class ChunkedShare:
 
     def _acknowledge(self) -> None:
         """Write down how far everything is done."""
-        last = None
+        last: _Chunk | None = None
         with self._lock:
             while self._open and self._open[0].done:
+                for turn in last.turns if last is not None else ():
+                    turn.skip()
                 last = self._open.popleft()
         if last is not None:
             for turn in last.turns[:-1]:

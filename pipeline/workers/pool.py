@@ -96,6 +96,11 @@ class Pool:
         return sum(worker.crashes for worker in self.workers)
 
     @property
+    def ready(self) -> bool:
+        """Whether any process can be given work."""
+        return any(worker.ready for worker in self.workers)
+
+    @property
     def in_hand(self) -> int:
         """Frames that the processes have."""
         return sum(g.frames for worker in self.workers for g in worker.given.values())
@@ -262,6 +267,8 @@ class Pool:
         for worker in self.workers:
             for given in worker.given.values():
                 if given.begun_s is None or now - given.begun_s <= self._limit_s:
+                    continue
+                if worker.pipe is None or worker.pipe.poll():  # it has answered meanwhile
                     continue
                 worker.process.kill()
                 alone = given if given.calls == 1 else None

@@ -197,6 +197,7 @@ class Results:
         """Acknowledge what is safe by now."""
         if self._out is None:
             return
+        self._out.check()
         for delivery in self._out.take_confirmed():
             self.pending -= 1
             delivery.ack()

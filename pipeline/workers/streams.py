@@ -98,7 +98,7 @@ class Streams:
 
     def _follow(self) -> None:
         """Open what is new, oldest first."""
-        name = self._pattern
+        name, key = self._pattern, b""
         try:
             for summary in self._session.streams(self._pattern):
                 key, name = summary.info.start.stream_key, str(summary.name)
@@ -109,18 +109,18 @@ class Streams:
                 self._open(summary.name)
                 self._seen.add(key)
         except PipelineError as error:
-            self._put_off(name, error)
-            if not error.retriable:
+            if not self._put_off(name, error):
                 self._seen.add(key)
 
-    def _put_off(self, name: str, error: PipelineError) -> None:
+    def _put_off(self, name: str, error: PipelineError) -> bool:
         """Try again later if a service is away that was there before; else it is an error."""
         if not (self._begun and error.retriable) or isinstance(error, StreamTimeoutError):
             self._failed(name, error)
-            return
+            return False
         log.warning("%s: %s; tried again in %.1f s", name, error, self._pause_s)
         self._next_s = time.monotonic() + self._pause_s
         self._pause_s = min(_MAX_PAUSE_S, self._pause_s * 2)
+        return True
 
     def _open(self, name: StreamId) -> None:
         stream = self._session.stream(name.beamtime, name.detector, name.stream)
@@ -146,8 +146,8 @@ class Streams:
         """
         self.open.remove(work)
         work.abandon()
-        self._seen.discard(work.stream.start.stream_key)
-        self._put_off(work.label, error)
+        if self._put_off(work.label, error):
+            self._seen.discard(work.stream.start.stream_key)
 
     def leave(self, work: Work) -> None:
         """Leave a stream, because it is finished or we are to stop."""

@@ -110,7 +110,12 @@ class Work:
             assert isinstance(frames, SharedFrames)
             return frames
         name = "/".join(map(glob.escape, str(stream.name).split("/")))
-        turns = session.follow_ordered(plan.group, name, timeout_s=None)
+        # Turns of its own: another member of the group may be at another stream, and would hold
+        # this one's turn without reading it.
+        group = f"{plan.group}-{stream.start.stream_key.hex()}"
+        topic = session.services.names.turns(stream.name.beamtime, group)
+        session.services.admin.create_topic(topic, partitions=1)
+        turns = session.follow_ordered(group, name, timeout_s=None)
         share = ChunkedShare(
             session.services, stream, turns, group=plan.group, count=plan.chunk, wake=wake
         )
@@ -254,6 +259,8 @@ class Work:
     def close(self) -> None:
         """Leave the group; when it has finished the stream, end the derived streams."""
         finished = self.finished
+        # An answer that comes later is for a frame that others have done.
+        self._gone = True
         try:
             for results in self._results:
                 results.flush(_FLUSH_S)
