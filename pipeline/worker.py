@@ -307,6 +307,9 @@ class _Runner:
             finished = finished or self._streams.over
         except BaseException:
             self._pool.close(kill=True)
+            for work in self._streams.open:
+                with contextlib.suppress(PipelineError):  # what has failed is told already
+                    work.abandon()
             raise
         self._pool.close()
         for work in list(self._streams.open):
@@ -367,8 +370,11 @@ class _Runner:
 
     def _hand_out(self) -> None:
         """Give each stream its turn, until no process is free or no stream has anything."""
-        for work in sorted(self._streams.open, key=lambda work: work.counts.frames):
+        for work in self._streams.open:
             self._try_alone(work)
+        if any(work.suspects for work in self._streams.open):
+            return  # until a process has nothing else in hand
+        for work in sorted(self._streams.open, key=lambda work: work.counts.frames):
             for worker in self._pool.free(ahead=work.pace.ahead):
                 calls: list[Call] = []
                 with self._dropping(work):
@@ -380,13 +386,15 @@ class _Runner:
     def _try_alone(self, work: Work) -> None:
         """Find out which of the frames that died together kills a process."""
         while work.suspects and (worker := self._pool.idle()) is not None:
-            self._give(worker, work, [work.suspects.pop()])
+            self._give(worker, work, [work.suspects.pop()], alone=True)
 
-    def _give(self, worker: Worker, work: Work, calls: list[Call]) -> None:
+    def _give(self, worker: Worker, work: Work, calls: list[Call], *, alone: bool = False) -> None:
         self._active_s = time.monotonic()
         parcel = pack([delivery.frame for call in calls for delivery in call])
         sizes = [len(call) for call in calls]
-        self._pool.give(worker, Batch(work, calls), parcel, sizes, lists=work.in_chunks)
+        self._pool.give(
+            worker, Batch(work, calls), parcel, sizes, lists=work.in_chunks, alone=alone
+        )
 
     def _take_back(self, found: tuple[Batch, Answer] | Lost) -> None:
         if isinstance(found, tuple):

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from pipeline.errors import PipelineError, StreamTimeoutError
+from pipeline.errors import PipelineError, StreamTimeoutError, of_ours
 from pipeline.kafka.producer import Acknowledged
 from pipeline.naming import record_key
 from pipeline.publishing.claims import holder
@@ -192,7 +192,7 @@ class ChunkedShare:
                     self._stop.wait(_POLL_S)
             self._acknowledge()
         except Exception as error:  # noqa: BLE001 -- re-raised to the owner by ``ready``
-            self._failure = error
+            self._failure = of_ours(error)
         finally:
             self._wake()
 

@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -95,6 +95,8 @@ def main(job: Job, pipe: Connection) -> None:
     try:
         function, close = prepare(load(job.function), job.context)
     except Exception as error:  # the user's code may raise anything
+        if isinstance(error, PipelineError) and error.retriable:
+            raise SystemExit(1) from error  # a service is away: made again, later each time
         log.debug("the function cannot be made", exc_info=True)
         child.say(Broken(f"{type(error).__name__}: {error}"))
         return
@@ -130,9 +132,9 @@ class Child:
     def run(self, function: Function, store: Any, prefetch_nbytes: int) -> None:
         """Call the function until the pipe is closed."""
         fetcher = Fetcher(store, threads=2, prefetch_nbytes=prefetch_nbytes)
-        listening = threading.Thread(target=self._listen, args=(fetcher,), daemon=True)
+        listening = threading.Thread(target=_or_die, args=(self._listen, fetcher), daemon=True)
         others = [
-            threading.Thread(target=self._work, args=(function,), daemon=True)
+            threading.Thread(target=_or_die, args=(self._work, function), daemon=True)
             for _ in range(self._job.threads - 1)
         ]
         for thread in (listening, *others):
@@ -177,7 +179,7 @@ class Child:
     def _answer(self, answer: Answer) -> None:
         try:
             self.say(answer)
-        except (pickle.PicklingError, TypeError, AttributeError) as error:
+        except Exception as error:  # noqa: BLE001 -- objects may refuse to be pickled in any way
             # A value that cannot travel: which one is told call by call.
             outcomes = [_portable(outcome, error) for outcome in answer.outcomes]
             self.say(answer._replace(outcomes=outcomes))
@@ -204,6 +206,15 @@ class Child:
             pause_s = min(MAX_PAUSE_S, pause_s * 2)
 
 
+def _or_die(body: Callable[[Any], None], argument: Any) -> None:
+    """Run a thread; if anything escapes it, end the process: its runner would wait for ever."""
+    try:
+        body(argument)
+    except BaseException:
+        log.exception("a thread of a worker process ended")
+        os._exit(1)
+
+
 def _failure(error: Exception) -> Failure:
     return Failure(f"{type(error).__name__}: {error}"[:10_000], traceback.format_exc()[-100_000:])
 
@@ -213,6 +224,6 @@ def _portable(
 ) -> list[list[Result]] | Failure:
     try:
         pickle.dumps(outcome, pickle.HIGHEST_PROTOCOL)
-    except (pickle.PicklingError, TypeError, AttributeError):
+    except Exception:  # noqa: BLE001 -- as above
         return Failure(f"InvalidFrameError: a result that cannot be kept: {error}", "")
     return outcome

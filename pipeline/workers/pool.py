@@ -34,6 +34,8 @@ class Given:
     work: Any
     frames: int
     calls: int
+    #: Nothing else is given to its process meanwhile: a death is its own doing then.
+    alone: bool
     begun_s: float | None = None
 
 
@@ -162,7 +164,12 @@ class Pool:
         """
         lanes = self._job.threads
         room = lanes + 1 if ahead else lanes
-        able = [w for w in self.workers if w.ready and not w.retiring and len(w.given) < room]
+        able = [
+            worker
+            for worker in self.workers
+            if worker.ready and not worker.retiring and len(worker.given) < room
+            if not any(given.alone for given in worker.given.values())
+        ]
         return iter(sorted(able, key=lambda w: len(w.given)))
 
     def idle(self) -> Worker | None:
@@ -170,13 +177,20 @@ class Pool:
         return next((w for w in self.free(ahead=False) if not w.given), None)
 
     def give(
-        self, worker: Worker, work: Any, parcel: Parcel, sizes: Sequence[int], *, lists: bool
+        self,
+        worker: Worker,
+        work: Any,
+        parcel: Parcel,
+        sizes: Sequence[int],
+        *,
+        lists: bool,
+        alone: bool = False,
     ) -> None:
         """Hand an order over; ``work`` comes back with its answer, or when the process dies."""
         number = next(self._orders)
         running = sum(given.begun_s is not None for given in worker.given.values())
         begun_s = time.monotonic() if running < self._job.threads else None
-        worker.given[number] = Given(work, sum(sizes), len(sizes), begun_s)
+        worker.given[number] = Given(work, sum(sizes), len(sizes), alone, begun_s)
         order = Order(number, parcel, list(sizes), lists)
         assert worker.pipe is not None
         try:
@@ -203,7 +217,13 @@ class Pool:
     def _hear(self, worker: Worker) -> Iterator[tuple[Any, Answer] | Lost]:
         try:
             while worker.pipe is not None and worker.pipe.poll():
-                message = pickle.loads(worker.pipe.recv_bytes())  # noqa: S301 -- our own process
+                data = worker.pipe.recv_bytes()
+                try:
+                    message = pickle.loads(data)  # noqa: S301 -- our own process
+                except Exception as error:  # noqa: BLE001 -- values of classes unknown here
+                    worker.process.kill()
+                    yield self._gone(worker, f"its answer cannot be read here: {error!r}")
+                    return
                 if isinstance(message, Answer):
                     yield self._done(worker, message)
                 elif isinstance(message, Ready):

@@ -97,9 +97,14 @@ class Work:
         if plan.begin is not None:
             self._begin_at(session, plan.begin)
         self._results = [self._derived(session, out) for out in plan.outs]
-        for results in self._results:
-            results.open()
-        self._frames = self._join(session, wake)
+        try:
+            for results in self._results:
+                results.open()
+            self._frames = self._join(session, wake)
+        except BaseException:
+            for results in self._results:
+                results.abandon()
+            raise
 
     def _join(self, session: Session, wake: Callable[[], None]) -> SharedFrames | ChunkedShare:
         plan, stream = self._plan, self.stream

@@ -112,6 +112,16 @@ def test_a_frame_that_kills_its_process_is_given_up_and_the_others_are_done(
     assert account["conflict"] == []
 
 
+@pytest.mark.slow
+def test_of_frames_in_several_threads_only_the_one_that_kills_is_given_up(
+    session: Session, beamtime: str, source: str
+) -> None:
+    function = worker_functions.kills_its_process_on_three
+    report = work(function, source, out="fine", max_attempts=1, threads=3)
+    assert (report.rejected, report.results) == (1, FRAMES - 1)
+    assert session.stream(beamtime, "fine", "s").account()["rejected"] == [[3, 3]]
+
+
 def test_a_stopped_worker_finishes_the_frame_in_hand_and_another_goes_on(
     session: Session,
     beamtime: str,
