@@ -62,6 +62,29 @@ class BucketAdmin:
 
         self._links.attempt(action, self._translate)
 
+    def policy(self, bucket: str) -> str:
+        """Return a bucket's policy, empty where there is none."""
+
+        def action(link: Link, budget_s: float) -> str:
+            with _client(link, budget_s) as client:
+                try:
+                    return str(client.get_bucket_policy(bucket))
+                except S3Error as error:
+                    if error.code != "NoSuchBucketPolicy":
+                        raise
+                    return ""
+
+        return self._links.attempt(action, self._translate)
+
+    def delete_policy(self, bucket: str) -> None:
+        """Remove a bucket's policy: its owner alone has access."""
+
+        def action(link: Link, budget_s: float) -> None:
+            with _client(link, budget_s) as client:
+                client.delete_bucket_policy(bucket)
+
+        self._links.attempt(action, self._translate)
+
     def _translate(self, error: Exception, link: Link) -> Exception:
         if isinstance(error, (S3Error, ServerError)):
             found = self._answered(error, link)

@@ -32,6 +32,7 @@ COMMANDS = {
     "delete": ("delete", "Delete a stream: its records, then its blobs."),
     "end": ("end", "End a stream whose writer is gone."),
     "beamtime": ("beamtime", "Create, list and show beamtimes."),
+    "access": ("access", "Say who may read, write, manage a beamtime."),
     "spool": ("spool", "List and publish what dead writers left on disk."),
     "bench": ("bench", "Measure rates, latencies, memory beside their physical limits."),
 }

@@ -34,9 +34,19 @@ home_option = click.option(
     is_flag=True,
     help="Start a Kafka Connect worker, too, with lichtstrom's connectors.",
 )
+@click.option(
+    "--secure",
+    is_flag=True,
+    help="TLS, users and access rules on every server; a runtime that was secured stays so.",
+)
 @json_option
 def command(
-    home: Path | None, timeout_s: float, s3: bool, with_connect: bool, as_json: bool
+    home: Path | None,
+    timeout_s: float,
+    s3: bool,
+    with_connect: bool,
+    secure: bool,
+    as_json: bool,
 ) -> None:
     """Start a Kafka broker and an S3 server on this machine, without Docker.
 
@@ -52,6 +62,7 @@ def command(
         timeout_s=timeout_s,
         s3=s3,
         connect=with_connect,
+        secure=secure,
         prefix=_prefix() if with_connect else DEFAULT_PREFIX,
         progress=lambda text: click.echo(text, err=True),
     )

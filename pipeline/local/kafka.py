@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import os
 import socket
+import ssl
 import struct
 import uuid
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from pipeline.local.commands import run
 from pipeline.local.jvm import environment, logging_properties
 from pipeline.local.net import LOOPBACK
 from pipeline.local.processes import ProcessId, spawn
+from pipeline.local.secure import Secured
 
 _PROPERTIES = """\
 process.roles=broker,controller
@@ -88,6 +91,8 @@ class KafkaServer:
         Archive of classes to start from, or None.
     dump_to:
         Where to write such an archive when the broker ends, or None.
+    secured:
+        Certificates, for TLS and users; None for plain text.
     """
 
     home: Path
@@ -96,9 +101,14 @@ class KafkaServer:
     jars: Sequence[Path] = ()
     archive: Path | None = None
     dump_to: Path | None = None
+    secured: Secured | None = None
 
     name = "Kafka"
-    port_count = 2
+
+    @property
+    def port_count(self) -> int:
+        """How many ports it listens on."""
+        return 3 if self.secured else 2
 
     @property
     def output(self) -> Path:
@@ -121,8 +131,11 @@ class KafkaServer:
     def answers(self, ports: tuple[int, ...]) -> bool:
         """Tell whether the broker names itself in answer to a metadata request."""
         try:
+            if self.secured:
+                context = self.secured.context()
+                return broker_count(LOOPBACK, ports[2], timeout_s=1.0, context=context) > 0
             return broker_count(LOOPBACK, ports[0], timeout_s=1.0) > 0
-        except (OSError, struct.error):
+        except (OSError, struct.error, IndexError):
             return False
 
     @property
@@ -133,12 +146,13 @@ class KafkaServer:
         folder, log = self.home / "kafka", self.home / "log"
         for path in (folder / "data", log):
             path.mkdir(parents=True, exist_ok=True)
-        port, controller_port = ports
-        Path(self._properties).write_text(
-            _PROPERTIES.format(
-                host=LOOPBACK, port=port, controller_port=controller_port, data=folder / "data"
-            )
+        port, controller_port = ports[:2]
+        text = _PROPERTIES.format(
+            host=LOOPBACK, port=port, controller_port=controller_port, data=folder / "data"
         )
+        if self.secured:
+            text += self.secured.broker_properties(ports)
+        Path(self._properties).write_text(text)
         (folder / "log4j2.properties").write_text(logging_properties("kafka", log))
 
     def _command(self, *arguments: str) -> list[str]:
@@ -165,14 +179,19 @@ def new_cluster_id() -> str:
             return text
 
 
-def broker_count(host: str, port: int, *, timeout_s: float) -> int:
+def broker_count(
+    host: str, port: int, *, timeout_s: float, context: ssl.SSLContext | None = None
+) -> int:
     """Return how many brokers a metadata request (version 1, no topics) names.
 
     By hand, because the client library would need a thread, logs and most of a second for it.
     """
     # Kafka protocol guide: length, api key 3, version, correlation id, no client id, no topics.
     body = struct.pack(">hhihi", 3, 1, 1, -1, 0)
-    with socket.create_connection((host, port), timeout=timeout_s) as connection:
+    with ExitStack() as opened:
+        connection = opened.enter_context(socket.create_connection((host, port), timeout_s))
+        if context is not None:
+            connection = opened.enter_context(context.wrap_socket(connection, server_hostname=host))
         connection.sendall(struct.pack(">i", len(body)) + body)
         with connection.makefile("rb") as stream:
             # Answer: length, correlation id, then the array of brokers.

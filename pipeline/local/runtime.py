@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.errors import RuntimeUnavailableError
+from pipeline.local import secure as secure_home
 from pipeline.local.archive import ensure_archive
 from pipeline.local.connect import ALIVE, ConnectServer
 from pipeline.local.connect_worker import make_server
@@ -20,7 +21,8 @@ from pipeline.local.net import LOOPBACK
 from pipeline.local.processes import is_running, stop
 from pipeline.local.progress import Progress, quiet
 from pipeline.local.s3 import REGION, S3Server, ensure_versitygw
-from pipeline.local.servers import Server, ensure_serving, is_serving
+from pipeline.local.secure import Secured
+from pipeline.local.servers import STOP_TIMEOUT_S, Server, ensure_serving, is_serving
 from pipeline.local.state import (
     RUNTIME_FILE,
     ConnectInfo,
@@ -45,6 +47,7 @@ def up(
     prepare_timeout_s: float = 900.0,
     s3: bool = True,
     connect: bool = False,
+    secure: bool = False,
     prefix: str = DEFAULT_PREFIX,
     progress: Progress | None = None,
 ) -> RuntimeInfo:
@@ -66,6 +69,9 @@ def up(
         Start the S3 server too; without any way to get one, this is said and left out.
     connect:
         Start a Kafka Connect worker, too.  One that runs, or was killed, is kept in any case.
+    secure:
+        TLS, users and access rules on every server, for good: a home that was secured once stays
+        so.  What runs without is stopped and started again.
     prefix:
         What the names of the worker's topics and of its group begin with.
     progress:
@@ -86,7 +92,7 @@ def up(
     with locked(home / LOCK_FILE, timeout_s=timeout_s):
         return _Up(
             home=home, timeout_s=timeout_s, prepare_timeout_s=prepare_timeout_s, tell=tell
-        ).run(want_s3=s3, prefix=prefix if connect else None)
+        ).run(want_s3=s3, prefix=prefix if connect else None, want_secure=secure)
 
 
 def down(home: Path, *, timeout_s: float = 60.0) -> bool:
@@ -120,13 +126,15 @@ class _Up:
     timeout_s: float
     prepare_timeout_s: float
     tell: Progress
+    secured: Secured | None = None
 
-    def run(self, *, want_s3: bool, prefix: str | None) -> RuntimeInfo:
+    def run(self, *, want_s3: bool, prefix: str | None, want_secure: bool) -> RuntimeInfo:
         state = State.load(self.home)
+        self._secure(state, wanted=want_secure)
         state.cluster_id = state.cluster_id or new_cluster_id()
         state.access_key = state.access_key or secrets.token_hex(10)
         state.secret_key = state.secret_key or secrets.token_hex(20)
-        kafka = KafkaServer(home=self.home)
+        kafka = KafkaServer(home=self.home, secured=self.secured)
         serving = is_serving(kafka, state.kafka)
         s3 = self._s3_server(state) if want_s3 or is_running(state.s3.process) else None
         if not serving:
@@ -146,6 +154,8 @@ class _Up:
                 self.tell("starting Kafka")
                 state.started_ns = time.time_ns()
             self._serve(kafka, state.kafka, state)
+            if self.secured and not serving:
+                self.secured.make_administrator(state.kafka.ports[2], state.password)
             if s3 is not None:
                 self._serve(s3, state.s3, state)
             if want_connect:
@@ -156,6 +166,18 @@ class _Up:
             self._undo(started, state)
             raise
         return info
+
+    def _secure(self, state: State, *, wanted: bool) -> None:
+        """Prepare a home that is, or is to be, secured."""
+        if wanted and not state.password:
+            for server in (state.connect, state.s3, state.kafka):
+                stop(server.process, timeout_s=STOP_TIMEOUT_S)
+                server.process = None
+            state.save(self.home)
+        if wanted or state.password:
+            self.secured = secure_home.prepare(self.home)
+            state.password = state.password or secure_home.new_password()
+            state.save(self.home)
 
     def _serve_connect(
         self, server: ConnectServer | None, state: State, prefix: str | None
@@ -187,11 +209,12 @@ class _Up:
             java=java.path,
             jars=jars,
             archive=archive,
+            secured=self.secured,
         )
 
     def _s3_server(self, state: State) -> S3Server | None:
         program = ""
-        if not is_serving(S3Server(home=self.home), state.s3):
+        if not is_serving(S3Server(home=self.home, secured=self.secured), state.s3):
             try:
                 program = ensure_versitygw(timeout_s=self.prepare_timeout_s, progress=self.tell)
             except RuntimeUnavailableError as error:
@@ -202,13 +225,20 @@ class _Up:
             program=program,
             access_key=state.access_key,
             secret_key=state.secret_key,
+            secured=self.secured,
         )
 
     def _info(self, state: State) -> RuntimeInfo:
+        kafka = KafkaInfo(bootstrap=_bootstrap(state), pid=_pid(state.kafka))
+        s3 = _s3_info(state)
+        if self.secured:
+            ca, user = str(self.secured.ca), secure_home.ADMINISTRATOR
+            kafka = replace(kafka, username=user, password=state.password, ca=ca)
+            s3 = replace(s3, ca=ca, endpoint=s3.endpoint.replace("http:", "https:")) if s3 else None
         return RuntimeInfo(
-            kafka=KafkaInfo(bootstrap=_bootstrap(state), pid=_pid(state.kafka)),
+            kafka=kafka,
             store_url=(self.home / "store").as_uri(),
-            s3=_s3_info(state),
+            s3=s3,
             started_ns=state.started_ns,
             connect=_connect_info(state),
         )

@@ -23,7 +23,11 @@ class Server(Protocol):
     """A server we know how to run."""
 
     name: str
-    port_count: int
+
+    @property
+    def port_count(self) -> int:
+        """How many ports it listens on."""
+        ...
 
     @property
     def output(self) -> Path:

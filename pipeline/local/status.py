@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.local import secure
 from pipeline.local.connect import ALIVE, ConnectServer
 from pipeline.local.kafka import KafkaServer
 from pipeline.local.processes import is_running
@@ -70,10 +71,11 @@ def status(home: Path) -> RuntimeStatus:
     """Look at the runtime of ``home``; blocks three seconds at most."""
     home = home.expanduser().absolute()
     state, info = State.load(home), load_info(home)
+    secured = secure.load(home) if state.password else None
     services = []
     for server, recorded in (
-        (KafkaServer(home=home), state.kafka),
-        (S3Server(home=home), state.s3),
+        (KafkaServer(home=home, secured=secured), state.kafka),
+        (S3Server(home=home, secured=secured), state.s3),
         (ConnectServer(home=home, probe=ALIVE), state.connect),
     ):
         services.append(
