@@ -59,6 +59,13 @@ def next_offsets(admin: Admin, topic: str, partitions: int) -> list[int]:
     return _offsets(admin, topic, partitions, OffsetSpec.latest())
 
 
+def offsets_at(admin: Admin, topic: str, partitions: int, time_ms: int) -> list[int]:
+    """Return per partition the first offset appended at or after a time, else the next one."""
+    found = _offsets(admin, topic, partitions, OffsetSpec.for_timestamp(time_ms))
+    ends = next_offsets(admin, topic, partitions) if min(found) < 0 else found
+    return [at if at >= 0 else end for at, end in zip(found, ends, strict=True)]
+
+
 def _offsets(admin: Admin, topic: str, partitions: int, spec: OffsetSpec) -> list[int]:
     wanted = {TopicPartition(topic, p): spec for p in range(partitions)}
     deadline = time.monotonic() + admin.settings.timeout_s

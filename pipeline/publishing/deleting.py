@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.naming import new_nonce
+from pipeline.naming import manifest_prefix, new_nonce
 from pipeline.publishing import claims
 from pipeline.records import Deleted, StreamInfo
 from pipeline.services import Services
@@ -28,6 +28,8 @@ def remove_blobs(services: Services, prefix: str) -> int:
     """Remove every blob below ``prefix``; return how many there were."""
     count = 0
     keys = [blob.key for blob in services.store.list(prefix)]
+    # Seals first: without one nobody lists what is half gone.
+    keys.sort(key=lambda key: not key.startswith(f"{manifest_prefix(prefix)}seal-"))
     for first in range(0, len(keys), _BATCH):
         services.store.delete(keys[first : first + _BATCH])
         count += len(keys[first : first + _BATCH])

@@ -78,10 +78,13 @@ class PartWriter:
             self._log = self._writer = None
 
 
-def seal(services: Services, info: StreamInfo, *, durability: Durability) -> Account | None:
+def seal(
+    services: Services, info: StreamInfo, *, durability: Durability, nonce: str = ""
+) -> Account | None:
     """Write an ended stream's account and manifest; None if the store cannot take it now.
 
-    A stream that was ended but not sealed is whole on its topic and can be sealed later.
+    A stream that was ended but not sealed is whole on its topic and can be sealed later, by
+    anybody: under a ``nonce`` of its own, so that two who do so write different objects.
     """
     # A stream that is sealed again may have lost its first records to retention.
     reader = CombinedLog(services.log(info), services.store)
@@ -95,7 +98,7 @@ def seal(services: Services, info: StreamInfo, *, durability: Durability) -> Acc
             prefix=services.prefix(info),
             # Of all modules: it rises whichever of them is reopened and ended again.
             epoch=sum(end.epoch for end in info.ends),
-            nonce=closing.nonce,
+            nonce=nonce or closing.nonce,
             durability=durability,
         )
         ref = writer.seal(closing, account)
