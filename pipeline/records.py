@@ -386,8 +386,8 @@ class StreamInfo:
     @property
     def is_sealed(self) -> bool:
         """Whether the manifest has the whole stream: sealed since it ended the last time."""
-        ends = self.ends
-        return bool(ends) and self.seal is not None and self.seal.epoch >= sum(e.epoch for e in ends)
+        ends, seal = self.ends, self.seal
+        return bool(ends) and seal is not None and seal.epoch >= sum(e.epoch for e in ends)
 
     @property
     def ends(self) -> list[End]:

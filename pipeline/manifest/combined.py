@@ -161,6 +161,15 @@ class CombinedLog:
                     self._parts, self._seen = known_parts(info, self._store), seen
             return self._parts
 
+    def lost(self) -> list[tuple[int, int, int]]:
+        """Return (partition, first, stop) of the offsets that neither topic nor manifest holds."""
+        found = []
+        for partition, (_, held) in enumerate(self._held(fresh=True)):
+            if self._hole(partition, held):
+                covered = self.parts(up_to=held, partition=partition).covered[partition]
+                found.append((partition, covered, held))
+        return found
+
     def expired(self, partitions: Iterable[int]) -> FrameExpiredError:
         """Return the error that says what neither topic nor manifest holds."""
         held = self._held(fresh=True)
