@@ -145,8 +145,23 @@ def show(beamtime: str, as_json: bool) -> None:
     metavar="DURATION",
     help="Go on for ever, once in so long (10min, 1h); a beamtime that fails is tried again.",
 )
+@click.option(
+    "--seal-after",
+    "seal_after_s",
+    type=DurationParam(),
+    default="5min",
+    metavar="DURATION",
+    help="Seal streams that ended so long ago (5min, 1h) and were not: their writer died over it,"
+    " or the store was away.",
+)
 @json_option
-def apply(beamtimes: tuple[str, ...], dry_run: bool, every_s: float | None, as_json: bool) -> None:
+def apply(
+    beamtimes: tuple[str, ...],
+    dry_run: bool,
+    every_s: float | None,
+    seal_after_s: float,
+    as_json: bool,
+) -> None:
     """Carry out the policies: of these beamtimes, by default of all that have one.
 
     Says what goes before it goes, and asks nothing. Two at once do no harm, and one that was
@@ -159,9 +174,11 @@ def apply(beamtimes: tuple[str, ...], dry_run: bool, every_s: float | None, as_j
         raise click.UsageError("--dry-run looks once: leave out --watch")
     with connect() as session:
         if every_s is not None:
-            watch(session, beamtimes, every_s, as_json=as_json)
+            watch(session, beamtimes, every_s, seal_after_s=seal_after_s, as_json=as_json)
             return
-        failed = run_once(session, beamtimes, dry_run=dry_run, as_json=as_json)
+        failed = run_once(
+            session, beamtimes, dry_run=dry_run, seal_after_s=seal_after_s, as_json=as_json
+        )
     if failed:
         raise SystemExit(1)
 

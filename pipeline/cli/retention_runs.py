@@ -22,7 +22,12 @@ log = logging.getLogger(__name__)
 
 
 def run_once(
-    session: Session, beamtimes: Sequence[str], *, dry_run: bool, as_json: bool
+    session: Session,
+    beamtimes: Sequence[str],
+    *,
+    dry_run: bool,
+    seal_after_s: float,
+    as_json: bool,
 ) -> list[str]:
     """Plan or apply; print it; return the streams that could not be dealt with."""
     from pipeline.retention import policies
@@ -44,7 +49,8 @@ def run_once(
             if not as_json:
                 print_plan(plan)
             continue
-        done = apply(services, beamtime, on_plan=None if as_json else print_plan)
+        on_plan = None if as_json else print_plan
+        done = apply(services, beamtime, on_plan=on_plan, seal_after_s=seal_after_s)
         failed += done.failed
         facts.append(dataclasses.asdict(done))
         if not as_json:
@@ -54,7 +60,14 @@ def run_once(
     return failed
 
 
-def watch(session: Session, beamtimes: Sequence[str], every_s: float, *, as_json: bool) -> None:
+def watch(
+    session: Session,
+    beamtimes: Sequence[str],
+    every_s: float,
+    *,
+    seal_after_s: float,
+    as_json: bool,
+) -> None:
     """Apply again and again until stopped; trouble is logged, the next turn tries again."""
     from pipeline.retention import policies
     from pipeline.retention.applying import apply
@@ -71,7 +84,7 @@ def watch(session: Session, beamtimes: Sequence[str], every_s: float, *, as_json
                 if stop.event.is_set():
                     break
                 try:
-                    done = apply(session.services, beamtime)
+                    done = apply(session.services, beamtime, seal_after_s=seal_after_s)
                 except PipelineError as error:
                     log.error("retention put off beamtime=%s: %s", beamtime, error)
                     continue
