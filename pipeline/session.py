@@ -29,7 +29,6 @@ from pipeline.naming import StreamId, check_name, new_nonce, new_stream_key
 from pipeline.protocols import StreamLog
 from pipeline.publisher import Publisher
 from pipeline.publishing import claims, deleting, ending
-from pipeline.publishing.deleting import fate
 from pipeline.publishing.opening import Claiming
 from pipeline.publishing.window import Role
 from pipeline.reading.limits import check_number, check_timeout
@@ -37,6 +36,7 @@ from pipeline.records import Start, State, StreamInfo
 from pipeline.services import Services
 from pipeline.stream import Stream
 from pipeline.value_publisher import ValuePublisher
+from pipeline.wire.catalogue import fate
 
 if TYPE_CHECKING:
     from pipeline.shared import Delivery

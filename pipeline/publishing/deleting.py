@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 
 from pipeline.errors import InvalidArgumentError
 from pipeline.naming import manifest_prefix, new_nonce
@@ -76,18 +75,6 @@ def _end_of(services: Services, info: StreamInfo) -> tuple[int, ...]:
         return tuple(live.bounds()[1])
     finally:
         live.close()
-
-
-def fate(info: StreamInfo) -> str:
-    """Say when and why a stream went, and where its copy is."""
-    mark = info.tombstone
-    if mark is None or not mark.at_ns:
-        return "it was deleted"
-    when = f"{datetime.fromtimestamp(mark.at_ns // 10**9, UTC):%Y-%m-%d %H:%M} UTC"
-    how = f"by policy {mark.policy} ({mark.reason})" if mark.policy else f"deleted by {mark.by}"
-    copy = f"; a copy is in {mark.archive}" if mark.archive else ""
-    tell = f"`lichtstrom retention show {info.start.beamtime}` tells its account"
-    return f"it went on {when}, {how}{copy}; {tell}"
 
 
 def remove_blobs(services: Services, prefix: str) -> int:

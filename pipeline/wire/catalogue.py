@@ -7,6 +7,8 @@ from the newest claim before it.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from pipeline.naming import StreamId
 from pipeline.policy import Policy
 from pipeline.records import (
@@ -39,8 +41,8 @@ class Catalogue:
     def __init__(self) -> None:
         self._by_key: dict[bytes, StreamInfo] = {}
         self._by_name: dict[tuple[str, str], StreamInfo] = {}
-        #: The retention in force; None where nobody set any.
-        self.policy: Policy | None = None
+        #: The policies that were in force, the present one last.
+        self.policies: list[Policy] = []
         #: Claims and ends (epoch, key, whether it counted) in the order they came, for tombstones.
         self._history: dict[tuple[bytes, int], list[tuple[int, bytes, bool]]] = {}
 
@@ -51,7 +53,7 @@ class Catalogue:
             return
         if isinstance(record, Policy):
             if record.previous == (self.policy.nonce if self.policy is not None else ""):
-                self.policy = record  # of two changes of one policy the first wins
+                self.policies.append(record)  # of two changes of one policy the first wins
             return
         info = self._by_key.get(record.stream_key)
         if info is None or info.deleted:
@@ -69,6 +71,11 @@ class Catalogue:
             info.attachments[record.name] = record.key
         elif isinstance(record, Deleted):
             self._delete(info, record)
+
+    @property
+    def policy(self) -> Policy | None:
+        """The retention in force; None where nobody set any."""
+        return self.policies[-1] if self.policies else None
 
     def find(self, detector: str, stream: str) -> StreamInfo | None:
         """Return the stream that has this name now, or None."""
@@ -160,4 +167,16 @@ def stream_id(info: StreamInfo) -> StreamId:
     return StreamId(info.start.beamtime, info.start.detector, info.start.stream)
 
 
-__all__ = ["Catalogue", "key_of", "stream_id"]
+def fate(info: StreamInfo) -> str:
+    """Say when and why a stream went, and where its copy is."""
+    mark = info.tombstone
+    if mark is None or not mark.at_ns:
+        return "it was deleted"
+    when = f"{datetime.fromtimestamp(mark.at_ns // 10**9, UTC):%Y-%m-%d %H:%M} UTC"
+    how = f"by policy {mark.policy} ({mark.reason})" if mark.policy else f"deleted by {mark.by}"
+    copy = f"; a copy is in {mark.archive}" if mark.archive else ""
+    tell = f"`lichtstrom retention show {info.start.beamtime}` tells its account"
+    return f"it went on {when}, {how}{copy}; {tell}"
+
+
+__all__ = ["Catalogue", "fate", "key_of", "stream_id"]
