@@ -186,9 +186,13 @@ class GroupMember:
             self._consumer.pause([TopicPartition(*place) for place in new])
 
     def seek(self, place: Place, offset: int) -> None:
-        """Go on in a partition of ours at another offset."""
+        """Go on in a partition of ours at another offset; it is not paused then."""
         with translated(self._watch):
-            self._consumer.seek(TopicPartition(*place, offset))
+            # After an offset that is gone librdkafka refuses Consumer.seek ("Erroneous state").
+            self._consumer.incremental_unassign([TopicPartition(*place)])
+            self._consumer.incremental_assign([TopicPartition(*place, offset)])
+            self._consumer.resume([TopicPartition(*place)])
+        self._paused.discard(place)
 
     def resume(self, places: Iterable[Place]) -> None:
         """Go on with paused partitions."""

@@ -23,6 +23,7 @@ from pipeline.retention.erasing import check_receipt
 from pipeline.retention.plan import make_plan
 from pipeline.retention.trimming import bounds_of
 from pipeline.session import Session, connect
+from pipeline.sharing import buffer
 
 FRAMES = 24
 LIMIT_S = 60.0
@@ -246,6 +247,26 @@ def test_a_group_gets_from_the_manifest_what_left_the_topic(
     stream.reset("g", 20)
     again = [delivery.frame.number for delivery in _acked(stream.shared("g", timeout_s=LIMIT_S))]
     assert sorted(again) == [20, 21, 22, 23]
+
+
+def test_a_member_that_is_overtaken_by_the_trimming_goes_on_in_the_manifest(
+    session: Session, beamtime: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buffer, "_MAX_FRAMES", 20)  # it reads no further than this
+    with session.publish(beamtime, "lambda", "s", frames_per_chunk=64, linger_s=0.0) as out:
+        for number in range(400):
+            out.write(np.full((4, 4), number, np.uint16), number=number)
+            out.flush() if number % 4 == 0 else None
+    policies.change(session.services, beamtime, records_age_s=NOW_S)
+    with session.stream(beamtime, "lambda", "s").shared("g", timeout_s=LIMIT_S) as frames:
+        first = next(frames)
+        share = frames.share
+        assert wait_until(lambda: share._paused, timeout_s=LIMIT_S)
+        apply(session.services, beamtime)
+        first.ack()
+        found = [first.frame.number]
+        found += [delivery.frame.number for delivery in _acked(frames)]
+    assert sorted(found) == list(range(400))
 
 
 def _acked(frames: Any) -> Iterator[Any]:
