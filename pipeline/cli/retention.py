@@ -154,12 +154,22 @@ def show(beamtime: str, as_json: bool) -> None:
     help="Seal streams that ended so long ago (5min, 1h) and were not: their writer died over it,"
     " or the store was away.",
 )
+@click.option(
+    "--settle",
+    "settle_s",
+    type=DurationParam(),
+    default="10s",
+    metavar="DURATION",
+    help="No record younger than this (10s, 1min) leaves a topic: a stream that begins may not be"
+    " in the catalogue yet.",
+)
 @json_option
 def apply(
     beamtimes: tuple[str, ...],
     dry_run: bool,
     every_s: float | None,
     seal_after_s: float,
+    settle_s: float,
     as_json: bool,
 ) -> None:
     """Carry out the policies: of these beamtimes, by default of all that have one.
@@ -167,18 +177,19 @@ def apply(
     Says what goes before it goes, and asks nothing. Two at once do no harm, and one that was
     killed is finished by the next. Exit status 1 if a stream could not be dealt with.
     """
-    from pipeline.cli.retention_runs import run_once, watch
+    from pipeline.cli.retention_runs import Runs
     from pipeline.session import connect
 
     if dry_run and every_s is not None:
         raise click.UsageError("--dry-run looks once: leave out --watch")
     with connect() as session:
-        if every_s is not None:
-            watch(session, beamtimes, every_s, seal_after_s=seal_after_s, as_json=as_json)
-            return
-        failed = run_once(
-            session, beamtimes, dry_run=dry_run, seal_after_s=seal_after_s, as_json=as_json
+        run = Runs(
+            session, beamtimes, seal_after_s=seal_after_s, settle_s=settle_s, as_json=as_json
         )
+        if every_s is not None:
+            run.watch(every_s)
+            return
+        failed = run.preview() if dry_run else run.apply()
     if failed:
         raise SystemExit(1)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.cli.output import print_json, size_text, time_text
-from pipeline.cli.signals import stopping
+from pipeline.cli.signals import Stop, stopping
 from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
@@ -21,79 +21,101 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def run_once(
-    session: Session,
-    beamtimes: Sequence[str],
-    *,
-    dry_run: bool,
-    seal_after_s: float,
-    as_json: bool,
-) -> list[str]:
-    """Plan or apply; print it; return the streams that could not be dealt with."""
-    from pipeline.retention import policies
-    from pipeline.retention.applying import apply
-    from pipeline.retention.plan import make_plan, plan_facts
+class Runs:
+    """Previews and runs, with the options of one command."""
 
-    services = session.services
-    facts: list[dict[str, Any]] = []
-    failed: list[str] = []
-    for beamtime in beamtimes or policies.beamtimes(services):
-        if policies.current(services, beamtime) is None:
-            raise PipelineError(
-                f"{beamtime} has no retention policy, so nothing goes:"
-                f" `lichtstrom retention set {beamtime} --age 30d` makes one"
-            )
-        if dry_run:
-            plan = make_plan(services, beamtime)
-            facts.append(plan_facts(plan))
-            if not as_json:
-                print_plan(plan)
-            continue
-        on_plan = None if as_json else print_plan
-        done = apply(services, beamtime, on_plan=on_plan, seal_after_s=seal_after_s)
-        failed += done.failed
-        facts.append(dataclasses.asdict(done))
-        if not as_json:
-            print_applied(done)
-    if as_json:
-        print_json(facts)
-    return failed
+    def __init__(
+        self,
+        session: Session,
+        beamtimes: Sequence[str],
+        *,
+        seal_after_s: float,
+        settle_s: float,
+        as_json: bool,
+    ) -> None:
+        self._services = session.services
+        self._named = beamtimes
+        self._seal_after_s = seal_after_s
+        self._settle_s = settle_s
+        self._as_json = as_json
 
+    def preview(self) -> list[str]:
+        """Print what would go."""
+        from pipeline.retention.plan import make_plan, plan_facts
 
-def watch(
-    session: Session,
-    beamtimes: Sequence[str],
-    every_s: float,
-    *,
-    seal_after_s: float,
-    as_json: bool,
-) -> None:
-    """Apply again and again until stopped; trouble is logged, the next turn tries again."""
-    from pipeline.retention import policies
-    from pipeline.retention.applying import apply
+        plans = [
+            make_plan(self._services, name, settle_s=self._settle_s) for name in self._wanted()
+        ]
+        if self._as_json:
+            print_json([plan_facts(plan) for plan in plans])
+            return []
+        for plan in plans:
+            print_plan(plan)
+        return []
 
-    policies.require_broker(session.services)
-    with stopping(lambda: "the next run finishes what this one began") as stop:
-        while not stop.event.is_set():
+    def apply(self) -> list[str]:
+        """Apply once and print it; return the streams that could not be dealt with."""
+        done = [self._apply(name, on_plan=print_plan) for name in self._wanted()]
+        if self._as_json:
+            print_json([dataclasses.asdict(one) for one in done])
+        return [name for one in done for name in one.failed]
+
+    def watch(self, every_s: float) -> None:
+        """Apply again and again until stopped; trouble is logged, the next turn tries again."""
+        from pipeline.retention import policies
+
+        policies.require_broker(self._services)
+        with stopping(lambda: "the next run finishes what this one began") as stop:
+            while not stop.event.is_set():
+                self._turn(stop)
+                stop.event.wait(every_s)
+            stop.exit_if_asked()
+
+    def _turn(self, stop: Stop) -> None:
+        from pipeline.retention import policies
+
+        try:
+            wanted = list(self._named) or policies.beamtimes(self._services)
+        except PipelineError as error:
+            log.error("retention put off: %s", error)
+            return
+        for name in wanted:
+            if stop.event.is_set():
+                return
             try:
-                wanted = list(beamtimes) or policies.beamtimes(session.services)
+                done = self._apply(name)
             except PipelineError as error:
-                wanted = []
-                log.error("retention put off: %s", error)
-            for beamtime in wanted:
-                if stop.event.is_set():
-                    break
-                try:
-                    done = apply(session.services, beamtime, seal_after_s=seal_after_s)
-                except PipelineError as error:
-                    log.error("retention put off beamtime=%s: %s", beamtime, error)
-                    continue
-                if as_json:
-                    print_json(dataclasses.asdict(done), indent=None)
-                elif done.records or done.streams or done.objects or done.failed:
-                    print_applied(done)
-            stop.event.wait(every_s)
-        stop.exit_if_asked()
+                log.error("retention put off beamtime=%s: %s", name, error)
+                continue
+            if self._as_json:
+                print_json(dataclasses.asdict(done), indent=None)
+
+    def _apply(self, name: str, on_plan: Callable[[Plan], object] | None = None) -> Applied:
+        from pipeline.retention.applying import apply
+
+        done = apply(
+            self._services,
+            name,
+            on_plan=None if self._as_json else on_plan,
+            seal_after_s=self._seal_after_s,
+            settle_s=self._settle_s,
+        )
+        something = done.records or done.streams or done.objects or done.failed
+        if not self._as_json and (something or on_plan is not None):
+            print_applied(done)
+        return done
+
+    def _wanted(self) -> list[str]:
+        """Return the beamtimes to go through; each that is named has to have a policy."""
+        from pipeline.retention import policies
+
+        for name in self._named:
+            if policies.current(self._services, name) is None:
+                raise PipelineError(
+                    f"{name} has no retention policy, so nothing goes:"
+                    f" `lichtstrom retention set {name} --age 30d` makes one"
+                )
+        return list(self._named) or policies.beamtimes(self._services)
 
 
 def print_plan(plan: Plan) -> None:

@@ -23,7 +23,7 @@ from pipeline.publishing.claims import holder
 from pipeline.publishing.deleting import remove_blobs
 from pipeline.records import Deleted, StreamInfo
 from pipeline.retention import trimming
-from pipeline.retention.plan import Expiring, Plan, make_plan
+from pipeline.retention.plan import SETTLE_S, Expiring, Plan, make_plan
 from pipeline.services import Services
 from pipeline.wire.catalogue import stream_id
 
@@ -54,6 +54,7 @@ def apply(
     *,
     on_plan: Callable[[Plan], object] | None = None,
     seal_after_s: float = SEAL_AFTER_S,
+    settle_s: float = SETTLE_S,
 ) -> Applied:
     """Carry out the policy of a beamtime once.
 
@@ -64,6 +65,8 @@ def apply(
     ----------
     on_plan:
         Called with what will be done, before it is done.
+    settle_s:
+        As for :func:`pipeline.retention.plan.make_plan`.
 
     Raises
     ------
@@ -72,7 +75,7 @@ def apply(
     """
     done = Applied(beamtime=beamtime)
     _seal_left(services, beamtime, done, seal_after_s)
-    plan = make_plan(services, beamtime)
+    plan = make_plan(services, beamtime, settle_s=settle_s)
     if on_plan is not None:
         on_plan(plan)
     for trim in plan.trims:

@@ -13,6 +13,10 @@ from pipeline.retention.trimming import Trim
 from pipeline.services import Services
 from pipeline.wire.catalogue import stream_id
 
+#: Between asking where a topic ends and its start record a stream lets milliseconds pass; longer
+#: only where the broker is away.
+SETTLE_S = 10.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
@@ -61,8 +65,13 @@ class Plan:
     nbytes: int = 0
 
 
-def make_plan(services: Services, beamtime: str) -> Plan:
+def make_plan(services: Services, beamtime: str, *, settle_s: float = SETTLE_S) -> Plan:
     """Return what the policy in force asks for now; changes nothing.
+
+    Parameters
+    ----------
+    settle_s:
+        No record younger than this leaves a topic, whatever the policy says.
 
     Lists the beamtime's objects, and asks the broker a few questions a topic and an open stream.
 
@@ -95,7 +104,13 @@ def make_plan(services: Services, beamtime: str) -> Plan:
             going = [trimming.end_of(i) for i in ends if i.start.detector == detector]
             trims.append(
                 trimming.plan_trim(
-                    services, detector, bounds[detector], infos, going=going, older_ms=older_ms
+                    services,
+                    detector,
+                    bounds[detector],
+                    infos,
+                    going=going,
+                    older_ms=older_ms,
+                    settled_ms=now_ms - int(settle_s * 1000),
                 )
             )
     return Plan(

@@ -63,6 +63,7 @@ def references(services: Services, info: StreamInfo) -> References:
 
 def _add_seal(found: References, sealed: Sealed) -> None:
     found.needed[sealed.key] = 0
+    found.needed.update(dict.fromkeys(sealed.info.attachments.values(), 0))
     for part in sealed.parts:
         found.needed[part.key] = 0
         found.optional.add(packed_key(part.key))

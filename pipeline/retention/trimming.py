@@ -92,6 +92,7 @@ def plan_trim(
     *,
     going: Iterable[Sequence[int]],
     older_ms: int | None,
+    settled_ms: int | None = None,
 ) -> Trim:
     """Return how far a detector's topic is trimmed.
 
@@ -105,6 +106,9 @@ def plan_trim(
         Per stream that goes (or has gone) its end offsets: nothing of it is to stay.
     older_ms:
         Records appended before this (ms since 1970, the broker's clock) go; None: none.
+    settled_ms:
+        Nothing that was appended after this goes: a stream that begins may have asked where the
+        topic ends, and not be in the catalogue yet.
     """
     low, high = bounds.low, bounds.high
     wanted = list(low)
@@ -112,9 +116,14 @@ def plan_trim(
         wanted = groups.offsets_at(services.admin, bounds.topic, len(low), older_ms)
     for ends in going:
         wanted = [max(pair) for pair in zip(wanted, _padded(ends, low), strict=True)]
+    if settled_ms is not None and wanted != list(low):
+        high = tuple(groups.offsets_at(services.admin, bounds.topic, len(low), settled_ms))
+        high = tuple(min(pair) for pair in zip(high, bounds.high, strict=True))
     wanted = [min(pair) for pair in zip(wanted, high, strict=True)]
     limit, blocked = list(high), []
     for info in infos:
+        if all(start >= want for start, want in zip(info.start.offsets, wanted, strict=False)):
+            continue  # it begins behind what goes
         needed = _needed_from(services, info, low)
         if needed is None:
             continue
@@ -125,7 +134,7 @@ def plan_trim(
         detector=detector,
         topic=bounds.topic,
         low=low,
-        high=high,
+        high=bounds.high,
         to=tuple(max(a, min(w, b)) for a, w, b in zip(low, wanted, limit, strict=True)),
         blocked=tuple(blocked),
     )

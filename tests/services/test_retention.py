@@ -67,7 +67,7 @@ def test_records_leave_the_topic_and_the_stream_is_read_from_its_manifest(
     publish(session, beamtime, "s")
     policies.change(session.services, beamtime, records_age_s=NOW_S)
     before = objects(session, beamtime)
-    done = apply(session.services, beamtime)
+    done = apply(session.services, beamtime, settle_s=0)
     info = session.stream(beamtime, "lambda", "s").info
     assert lows(session, beamtime) == info.end_offsets
     assert done.records == sum(info.end_offsets or ())
@@ -86,11 +86,11 @@ def test_nothing_is_trimmed_past_a_record_that_no_part_has(session: Session, bea
         publish(session, beamtime, "sealed")
         policies.change(session.services, beamtime, records_age_s=NOW_S)
         starts = session.stream(beamtime, "lambda", "open").start.offsets
-        assert apply(session.services, beamtime).records == 0
+        assert apply(session.services, beamtime, settle_s=0).records == 0
         assert lows(session, beamtime) == starts
-        plan = make_plan(session.services, beamtime)
+        plan = make_plan(session.services, beamtime, settle_s=0)
         assert plan.trims[0].blocked == (f"{beamtime}/lambda/open",)
-    apply(session.services, beamtime)
+    apply(session.services, beamtime, settle_s=0)
     assert session.stream(beamtime, "lambda", "open").verify()["complete"]
     assert session.stream(beamtime, "lambda", "sealed").verify()["complete"]
 
@@ -99,12 +99,12 @@ def test_a_stream_goes_whole_and_leaves_account_and_reason(session: Session, bea
     publish(session, beamtime, "old")
     publish(session, beamtime, "kept")
     version = policies.change(session.services, beamtime, age_s=NOW_S, hold=["lambda/k*"]).nonce
-    (preview,) = run("retention", "apply", beamtime, "--dry-run")
+    (preview,) = run("retention", "apply", beamtime, "--dry-run", "--settle", "0s")
     assert (preview["streams"], preview["frames"]) == (1, FRAMES)
     assert preview["going_nbytes"] > 0
     assert preview["oldest_ns"] > 0
     assert len(session.streams(f"{beamtime}/*/*")) == 2
-    (done,) = run("retention", "apply", beamtime)
+    (done,) = run("retention", "apply", beamtime, "--settle", "0s")
     assert done["streams"] == [f"{beamtime}/lambda/old"]
     (gone,) = run("retention", "show", beamtime)["gone"]
     assert (gone["policy"], gone["frames"]) == (version, FRAMES)
@@ -118,11 +118,11 @@ def test_a_stream_goes_whole_and_leaves_account_and_reason(session: Session, bea
 def test_above_its_size_the_streams_that_ended_first_go(session: Session, beamtime: str) -> None:
     for name in "abc":
         publish(session, beamtime, name)
-    total = make_plan(session.services, beamtime).nbytes
+    total = make_plan(session.services, beamtime, settle_s=0).nbytes
     policies.change(session.services, beamtime, nbytes=total - 1)
-    assert apply(session.services, beamtime).streams == [f"{beamtime}/lambda/a"]
+    assert apply(session.services, beamtime, settle_s=0).streams == [f"{beamtime}/lambda/a"]
     policies.change(session.services, beamtime, nbytes=1, hold=["lambda/b"])
-    assert apply(session.services, beamtime).streams == [f"{beamtime}/lambda/c"]
+    assert apply(session.services, beamtime, settle_s=0).streams == [f"{beamtime}/lambda/c"]
 
 
 def test_the_archive_has_every_frame_before_the_first_object_goes(
@@ -136,11 +136,11 @@ def test_the_archive_has_every_frame_before_the_first_object_goes(
     path = Path(session.services.store.url.removeprefix("file://")) / damaged
     good = path.read_bytes()
     path.write_bytes(bytes(len(good)))
-    done = apply(session.services, beamtime)
+    done = apply(session.services, beamtime, settle_s=0)
     assert "was changed or damaged" in done.failed[f"{beamtime}/lambda/s"]
     assert damaged in objects(session, beamtime)
     path.write_bytes(good)
-    assert apply(session.services, beamtime).archived == 1
+    assert apply(session.services, beamtime, settle_s=0).archived == 1
     assert objects(session, beamtime) == []
     with pytest.raises(StreamNotFoundError, match=archive):
         session.stream(beamtime, "lambda", "s")
@@ -153,10 +153,10 @@ def test_an_archive_that_is_the_store_itself_is_refused_by_every_way_to_it(
 ) -> None:
     publish(session, beamtime, "s")
     policies.change(session.services, beamtime, age_s=NOW_S, archive=session.services.store.url)
-    assert "is the store itself" in str(apply(session.services, beamtime).failed)
+    assert "is the store itself" in str(apply(session.services, beamtime, settle_s=0).failed)
     with connect("s3") as other:
         policies.change(session.services, beamtime, archive=session.services.store.url)
-        assert "is the store itself" in str(apply(other.services, beamtime).failed)
+        assert "is the store itself" in str(apply(other.services, beamtime, settle_s=0).failed)
     assert session.stream(beamtime, "lambda", "s").verify()["complete"]
 
 
@@ -172,7 +172,7 @@ def test_what_another_applier_marked_and_did_not_finish_is_finished(
     )
     session.services.catalogue(beamtime).append(mark)  # ... and was killed
     assert objects(session, beamtime)
-    apply(session.services, beamtime)
+    apply(session.services, beamtime, settle_s=0)
     assert objects(session, beamtime) == []
     assert lows(session, beamtime) == info.end_offsets
 
@@ -193,7 +193,7 @@ def test_a_writer_goes_on_in_a_stream_whose_records_have_all_left_the_topic(
         lambda: sum(ref.frames for ref in stream.info.parts) == FRAMES, timeout_s=LIMIT_S
     )
     out.abandon()
-    apply(session.services, beamtime)
+    apply(session.services, beamtime, settle_s=0)
     with session.publish(beamtime, "lambda", "s", instance="t") as out:
         assert out.write(np.full((4, 4), 0, np.uint16)) is None
     account = session.stream(beamtime, "lambda", "s").verify()
@@ -234,7 +234,7 @@ def test_a_group_gets_from_the_manifest_what_left_the_topic(
         assert first.frame.array[0, 0] == first.frame.number
         first.ack()
     policies.change(session.services, beamtime, records_age_s=NOW_S)
-    apply(session.services, beamtime)
+    apply(session.services, beamtime, settle_s=0)
     stream = session.stream(beamtime, "lambda", "s")
     assert stream.group("g").lag().frames == FRAMES - 1
     found = {first.frame.number}
@@ -262,7 +262,7 @@ def test_a_member_that_is_overtaken_by_the_trimming_goes_on_in_the_manifest(
         first = next(frames)
         share = frames.share
         assert wait_until(lambda: share._paused, timeout_s=LIMIT_S)
-        apply(session.services, beamtime)
+        apply(session.services, beamtime, settle_s=0)
         first.ack()
         found = [first.frame.number]
         found += [delivery.frame.number for delivery in _acked(frames)]
@@ -297,7 +297,7 @@ def test_a_follower_whose_records_were_trimmed_goes_on_from_the_manifest(
     frames = session.stream(beamtime, "lambda", "s").ordered(timeout_s=LIMIT_S)
     numbers = [next(frames).number for _ in range(3)]
     policies.change(session.services, beamtime, records_age_s=NOW_S)
-    apply(session.services, beamtime)
+    apply(session.services, beamtime, settle_s=0)
     assert numbers + [frame.number for frame in frames] == list(range(FRAMES))
 
 

@@ -26,12 +26,13 @@ from pipeline.session import Session, connect
 
 pytestmark = [pytest.mark.service, pytest.mark.timeout(1800)]
 #: LICHTSTROM_RETENTION_KILLS=50 for the long form.
-KILLS = int(os.environ.get("LICHTSTROM_RETENTION_KILLS", "6"))
+KILLS = int(os.environ.get("LICHTSTROM_RETENTION_KILLS", "4"))
 #: Streams that are written to their end at least.
-STREAMS = 3
+STREAMS = 2
 LIMIT_S = 120.0
 #: So young may an object be whose record is on its way, here where nothing hangs.
 GRACE = "2s"
+QUICK = ("--seal-after", "1s", "--settle", "0.5s")
 
 
 class Child:
@@ -84,7 +85,7 @@ def test_whatever_is_killed_nothing_dangles_and_nothing_is_left_behind(
             lambda: [sys.executable, str(writer_script), beamtime, str(written), str(seed)],
             tmp_path / "writer.log",
         )
-        apply = cli("retention", "apply", beamtime, "--watch", "0.3s", "--seal-after", "1s")
+        apply = cli("retention", "apply", beamtime, "--watch", "0.3s", *QUICK)
         collect = cli("retention", "gc", beamtime, "--grace", GRACE)
         children = [
             writer,
@@ -113,7 +114,7 @@ def test_whatever_is_killed_nothing_dangles_and_nothing_is_left_behind(
 def judge(session: Session, beamtime: str, counts: dict[str, int]) -> None:
     """Let the last ones go, collect, and compare."""
     threading.Event().wait(4.5)  # the policy's age: what has not ended 4 s ago does not go
-    run("retention", "apply", beamtime, "--seal-after", "1s")
+    run("retention", "apply", beamtime, *QUICK)
     found = json.loads(run("retention", "gc", beamtime, "--grace", "0s", "--json"))
     assert found["dangling"] == []
     assert found["open"] == []
