@@ -52,7 +52,8 @@ def mark(
     receipt: str = "",
 ) -> None:
     """Write the lasting record that a stream is gone; its writers have stopped."""
-    services.schemas.publish(services.producer)  # older programs must understand that it is gone
+    # Older programs must understand that it is gone.
+    services.schemas.publish(services.producer, again=False)
     record = Deleted(
         stream_key=info.start.stream_key,
         nonce=new_nonce(),

@@ -63,7 +63,7 @@ def change(
     """
     require_broker(services)
     catalogue = services.catalogue(beamtime)
-    services.schemas.publish(services.producer)  # older programs must be able to read it
+    services.schemas.publish(services.producer, again=False)  # older programs must read it
     for _ in range(_TRIES):
         before = catalogue.look().policy
         wanted = _changed(before, tuple(hold), tuple(release), values)
