@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
+from pipeline.errors import FrameExpiredError
 from pipeline.kafka.client import Watch
 
 #: A broker that answers does so within this time, whatever the deadline of the whole search.
@@ -77,6 +78,9 @@ class RangeReader:
             error = message.error()
             if error is None:
                 batch.append(message)
+            elif error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+                where = f"partition {self._partition}: {error.str()}"
+                raise FrameExpiredError(self._topic, where)
             elif error.code() != KafkaError._PARTITION_EOF:
                 raise self._watch.error(error)
         if batch:
