@@ -25,7 +25,7 @@ from pipeline.credentials import (
     Secret,
     certificates,
 )
-from pipeline.errors import InvalidArgumentError, PipelineError
+from pipeline.errors import InvalidArgumentError, PipelineError, StoreDeniedError
 from pipeline.kafka.admin import Admin
 from pipeline.kafka.users import Rule, Users, require_authorizer
 from pipeline.naming import Names, check_name, escape, unescape
@@ -98,10 +98,10 @@ class AccessControl:
         self._check_store()
         require_authorizer(self._admin)
         name = self._name(beamtime, user)
+        s3 = self._grant_s3(beamtime, name, role) if self._has_s3 else None
         rules = self._rules(beamtime, role)
         self._kafka.allow(name, rules)
         self._kafka.disallow(name, keep=rules)
-        s3 = self._grant_s3(beamtime, name, role) if self._has_s3 else None
         password = _new_secret()
         self._kafka.set_password(name, password)
         kafka = KafkaCredentials(
@@ -243,6 +243,13 @@ class AccessControl:
     def _grant_s3(self, beamtime: str, name: str, role: Role) -> S3Credentials:
         bucket = self._names.bucket(beamtime)
         self._buckets.create(bucket)
+        if role != "read" and not self._s3_users.keeps_to_buckets(bucket):
+            raise StoreDeniedError(
+                "s3://",
+                "this server lets who writes to one bucket reach all others by an upload id with"
+                " ../ in it (versitygw 1.7.0 as it comes): only the role read can be granted;"
+                " docs/security.md says how to close it",
+            )
         secret = _new_secret()
         self._s3_users.put(name, secret)
         self._set_policy(beamtime, {**self._without(beamtime, name), name: role})

@@ -1,7 +1,7 @@
 """Users of an S3 server: made and removed through its own admin interface.
 
 S3 itself has none.  :class:`UserAdmin` is all that the rest of lichtstrom knows of it; another
-server than versitygw needs another class with these four methods.
+server than versitygw needs another class with these methods.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipeline.blobs.admin import make_pool
 from pipeline.blobs.links import Link, Links
 from pipeline.blobs.s3errors import AbsentError, from_answer
 from pipeline.credentials import Secret
-from pipeline.errors import StoreDeniedError, StoreUnavailableError
+from pipeline.errors import PipelineError, StoreDeniedError, StoreUnavailableError
 
 
 class UserAdmin(Protocol):
@@ -34,6 +34,9 @@ class UserAdmin(Protocol):
 
     def names(self) -> list[str]:
         """Return the access keys of all users."""
+
+    def keeps_to_buckets(self, bucket: str) -> bool:
+        """Whether who may write to this bucket cannot get out of it."""
 
 
 class VersityUsers:
@@ -72,13 +75,25 @@ class VersityUsers:
             raise StoreUnavailableError(self._store, "its list of users is no XML") from None
         return sorted(a.findtext("Access") or "" for a in found.iter("Accounts"))
 
-    def _call(self, path: str, body: bytes) -> bytes:
+    def keeps_to_buckets(self, bucket: str) -> bool:
+        """Whether an upload id cannot lead out of a bucket; versitygw 1.7.0 as it comes fails."""
+        opened = self._call(f"/{bucket}/.upload-id-probe?uploads=", b"", "POST")
+        upload = ElementTree.fromstring(opened).findtext("{*}UploadId") or ""  # noqa: S314 -- ours
+        try:
+            self._call(f"/{bucket}/.upload-id-probe?uploadId=..", b"", "GET")
+        except (AbsentError, PipelineError):
+            return True
+        finally:
+            self._call(f"/{bucket}/.upload-id-probe?uploadId={upload}", b"", "DELETE")
+        return False
+
+    def _call(self, path: str, body: bytes, method: str = "PATCH") -> bytes:
         def action(link: Link, budget_s: float) -> bytes:
-            return self._send(link, path, body, budget_s)
+            return self._send(link, method, path, body, budget_s)
 
         return self._links.attempt(action, self._translate)
 
-    def _send(self, link: Link, path: str, body: bytes, budget_s: float) -> bytes:
+    def _send(self, link: Link, method: str, path: str, body: bytes, budget_s: float) -> bytes:
         settings = link.settings
         url = urlsplit(link.endpoint + path)
         now = minio_time.utcnow()
@@ -89,7 +104,7 @@ class VersityUsers:
             "X-Amz-Date": minio_time.to_amz_date(now),
         }
         signed = sign_v4_s3(
-            method="PATCH",
+            method=method,
             url=url,
             region=settings.region,
             headers=headers,
@@ -99,7 +114,7 @@ class VersityUsers:
         )
         pool = make_pool(url.scheme, url.netloc, budget_s, ca=settings.ca)
         try:
-            answer = pool.request("PATCH", url.geturl(), body=body, headers=signed)  # type: ignore[arg-type] # one value each
+            answer = pool.request(method, url.geturl(), body=body, headers=signed)  # type: ignore[arg-type] # one value each
         finally:
             pool.clear()
         if answer.status >= 300:

@@ -22,6 +22,7 @@ from pipeline.local.processes import is_running, stop
 from pipeline.local.progress import Progress, quiet
 from pipeline.local.s3 import REGION, S3Server, ensure_versitygw
 from pipeline.local.secure import Secured
+from pipeline.local.secure_gateway import ensure_checked
 from pipeline.local.servers import STOP_TIMEOUT_S, Server, ensure_serving, is_serving
 from pipeline.local.state import (
     RUNTIME_FILE,
@@ -216,7 +217,8 @@ class _Up:
         program = ""
         if not is_serving(S3Server(home=self.home, secured=self.secured), state.s3):
             try:
-                program = ensure_versitygw(timeout_s=self.prepare_timeout_s, progress=self.tell)
+                ensure = ensure_checked if self.secured else ensure_versitygw
+                program = ensure(timeout_s=self.prepare_timeout_s, progress=self.tell)
             except RuntimeUnavailableError as error:
                 self.tell(f"no S3 server, the store is file: only ({error})")
                 return None

