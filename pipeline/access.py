@@ -246,8 +246,8 @@ class AccessControl:
         if role != "read" and not self._s3_users.keeps_to_buckets(bucket):
             raise StoreDeniedError(
                 "s3://",
-                "this server lets who writes to one bucket reach all others by an upload id with"
-                " ../ in it (versitygw 1.7.0 as it comes): only the role read can be granted;"
+                "this server lets who writes to one bucket reach all others by ../ in upload"
+                " ids or keys (versitygw 1.7.0 as it comes): only the role read can be granted;"
                 " docs/security.md says how to close it",
             )
         secret = _new_secret()
@@ -299,12 +299,14 @@ def policy_of(bucket: str, roles: Mapping[str, Role]) -> str:
         users = sorted(name for name, given in roles.items() if given == role)
         if not users:
             continue
-        for sid, actions, resource in (
-            (f"{role}Objects", _OBJECTS[role], f"arn:aws:s3:::{bucket}/*"),
-            (f"{role}Bucket", _BUCKET[role], f"arn:aws:s3:::{bucket}"),
+        itself, objects = f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"
+        for sid, actions, resources in (
+            # versitygw asks about a request that deletes many as one about the bucket.
+            (f"{role}Objects", _OBJECTS[role], [objects, itself]),
+            (f"{role}Bucket", _BUCKET[role], [itself]),
         ):
             statement = {"Sid": sid, "Effect": "Allow", "Principal": {"AWS": users}}
-            statements.append(statement | {"Action": list(actions), "Resource": [resource]})
+            statements.append(statement | {"Action": list(actions), "Resource": resources})
     return json.dumps({"Version": "2012-10-17", "Statement": statements})
 
 

@@ -40,7 +40,8 @@ class SchemaTopic:
         """
         if self._is_published and not again:
             return
-        self._admin.create_topic(self.topic, partitions=1, compacted=True)
+        if not self._admin.partitions(self.topic):  # who may read it may not make it
+            self._admin.create_topic(self.topic, partitions=1, compacted=True)
         present = self._read()
         missing = [s for s in shipped().values() if s.fingerprint not in present]
         entries = [
