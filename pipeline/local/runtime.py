@@ -85,6 +85,11 @@ def up(
     """
     tell = progress or quiet
     home = home.expanduser().absolute()
+    if connect and (secure or State.load(home).password):
+        raise RuntimeUnavailableError(
+            "--connect with --secure: its REST interface would let every user of this machine do"
+            " what the administrator may; run workers of your own, see docs/security.md"
+        )
     try:
         home.mkdir(parents=True, exist_ok=True)
         (home / "store").mkdir(exist_ok=True)
