@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -131,6 +131,16 @@ class Admin:
         """Return how many replicas a topic gets where nobody says: 3, or as many as brokers."""
         with translated(self._watch):
             return min(3, len(self.client.list_topics(timeout=self.settings.timeout_s).brokers))
+
+    def lagging_replicas(self) -> Iterator[tuple[str, int, set[int]]]:
+        """Yield topic, partition and the brokers whose replica of it is not in sync."""
+        with translated(self._watch):
+            found = self.client.list_topics(timeout=self.settings.timeout_s).topics
+        for name, topic in found.items():
+            for number, partition in topic.partitions.items():
+                missing = set(partition.replicas) - set(partition.isrs)
+                if missing:
+                    yield name, number, missing
 
     def cluster_id(self) -> str:
         """Return Kafka's own name for the cluster of these brokers."""
