@@ -10,7 +10,7 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicP
 
 from pipeline.config import KafkaSettings
 from pipeline.errors import TopicMissingError, WireError
-from pipeline.kafka.client import asked, make_consumer, translated
+from pipeline.kafka.client import asked, make_consumer, passes, translated
 from pipeline.kafka.producer import Acknowledged, LogProducer
 from pipeline.naming import Names
 from pipeline.records import CatalogueRecord, Mark, Pointer, Seal, Segment
@@ -125,6 +125,8 @@ class CatalogueTopic:
         if error is not None:
             if error.code() == KafkaError._PARTITION_EOF:
                 self._next = max(self._next, message.offset())
+                return
+            if passes(error) and time.monotonic() < deadline:
                 return
             raise self._watch.error(error)
         self._next = message.offset() + 1

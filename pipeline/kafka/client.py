@@ -47,10 +47,23 @@ _REFUSED = frozenset(
         KafkaError.NON_EMPTY_GROUP,
     }
 )
-#: A partition's leader is about to be known: of a topic made a moment ago, or after a broker went.
-#: The client asks again by itself when it fetches or produces, not when it asks for offsets.
-_LEADER_CHANGES = frozenset(
+#: What passes by itself: a leader or a coordinator is about to be known (of a topic made a moment
+#: ago, or after a broker went), or a connection went with its broker.  The client asks again by
+#: itself when it fetches or produces, not when it asks for offsets.
+_PASSING = frozenset(
     {
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._TRANSPORT,
+        KafkaError._TIMED_OUT,
+        # The metadata do not name a broker any more, and the client lets go of it: with three
+        # brokers one of them killed, seen for two seconds of ten (librdkafka 2.16, 2026-11-24).
+        KafkaError._DESTROY_BROKER,
+        KafkaError._WAIT_COORD,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.NETWORK_EXCEPTION,
+        KafkaError.REQUEST_TIMED_OUT,
         KafkaError.LEADER_NOT_AVAILABLE,
         KafkaError.NOT_LEADER_FOR_PARTITION,
         KafkaError.REPLICA_NOT_AVAILABLE,
@@ -60,7 +73,13 @@ _LEADER_CHANGES = frozenset(
         KafkaError.KAFKA_STORAGE_ERROR,
     }
 )
-_LEADER_WAIT_S = 0.05
+#: How long to wait before a question is asked again.
+ASK_AGAIN_S = 0.05
+
+
+def passes(error: KafkaError) -> bool:
+    """Tell whether the client goes on by itself after an error, or the same call may succeed."""
+    return error.retriable() or error.code() in _PASSING
 
 
 class Watch:
@@ -101,7 +120,7 @@ def translated(watch: Watch) -> Iterator[None]:
 
 
 def asked(question: Callable[[float], T], timeout_s: float) -> T:
-    """Return the answer to a question about offsets, asked again while a leader changes.
+    """Return the answer to a question about offsets, asked again while brokers change.
 
     ``question`` gets the seconds left; blocks up to ``timeout_s``.  Raises KafkaException.
     """
@@ -109,11 +128,11 @@ def asked(question: Callable[[float], T], timeout_s: float) -> T:
     while True:
         left = deadline - time.monotonic()
         try:
-            return question(max(left, _LEADER_WAIT_S))
+            return question(max(left, ASK_AGAIN_S))
         except KafkaException as error:
-            if error.args[0].code() not in _LEADER_CHANGES or left <= _LEADER_WAIT_S:
+            if not passes(error.args[0]) or left <= ASK_AGAIN_S:
                 raise
-        time.sleep(_LEADER_WAIT_S)
+        time.sleep(ASK_AGAIN_S)
 
 
 def _base(settings: KafkaSettings, watch: Watch) -> dict[str, Any]:
