@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
@@ -16,6 +18,8 @@ from pipeline.kafka.client import ASK_AGAIN_S, Watch, asked, make_admin, passes,
 from pipeline.naming import Names, StreamId
 
 K = TypeVar("K")
+#: How long a broker that does not answer, or knows nothing of a new topic, is waited for.
+_BROKER_WAIT_S = 2.0
 #: Data topics have no time retention of their own: `lichtstrom retention` trims them.
 _DATA: Mapping[str, str] = {
     "message.timestamp.type": "LogAppendTime",
@@ -62,10 +66,13 @@ class Admin:
             self._client = None
             raise self._watch.error("no answer in time") from error
 
-    def ask_all(self, question: Callable[[AdminClient], Mapping[K, Future[Any]]]) -> dict[K, Any]:
+    def ask_all(
+        self, question: Callable[[AdminClient], Mapping[K, Future[Any]]], *, topic: str = ""
+    ) -> dict[K, Any]:
         """Return the answers of a call that may be made twice; it is, while brokers change.
 
-        Blocks up to ``settings.timeout_s``.  Raises our errors.
+        ``topic``: whose leaders it asks; the client finds out about them again before it is made
+        once more.  Blocks up to ``settings.timeout_s``.  Raises our errors.
         """
         deadline = time.monotonic() + self.settings.timeout_s
         # A request to a broker that has just gone may stay without an answer for ever: half of
@@ -73,7 +80,8 @@ class Admin:
         limit_s = self.settings.timeout_s / 2
         while True:
             try:
-                found = question(self.client)
+                client = self.client
+                found = question(client)
                 end = time.monotonic() + limit_s
                 return {
                     key: future.result(max(0.0, end - time.monotonic()))
@@ -82,6 +90,9 @@ class Admin:
             except KafkaException as error:
                 if not passes(error.args[0]) or time.monotonic() >= deadline:
                     raise self._watch.error(error) from error
+                if topic:
+                    with suppress(KafkaException):
+                        client.list_topics(topic, timeout=limit_s)
             except TimeoutError as error:
                 self._client = None
                 if time.monotonic() >= deadline:
@@ -102,7 +113,10 @@ class Admin:
         client = self.client
         with translated(self._watch):
             return asked(
-                lambda left_s: client.list_topics(topic, timeout=left_s), self.settings.timeout_s
+                lambda left_s: client.list_topics(topic, timeout=left_s),
+                self.settings.timeout_s,
+                client=client,
+                topic=topic or "",
             )
 
     def topics(self) -> dict[str, int]:
@@ -157,6 +171,23 @@ class Admin:
         while not self.partitions(topic):
             if time.monotonic() > deadline_s:
                 raise self._watch.error(f"topic {topic} was created, but no broker tells of it")
+            time.sleep(0.02)
+        brokers = self._metadata().brokers.values()
+        for broker in brokers if len(brokers) > 1 else ():
+            self._wait_for_broker(f"{broker.host}:{broker.port}", topic, deadline_s)
+
+    def _wait_for_broker(self, address: str, topic: str, deadline_s: float) -> None:
+        """Wait until one of several brokers tells of a topic, too, if it can be reached.
+
+        Whoever asks it next would else be told that the topic does not exist.
+        """
+        # Only a client that knows no other broker yet asks this one.
+        client, _ = make_admin(replace(self.settings, bootstrap=address))
+        until_s = min(deadline_s, time.monotonic() + _BROKER_WAIT_S)
+        while time.monotonic() < until_s:
+            with suppress(KafkaException):
+                if client.list_topics(topic, timeout=_BROKER_WAIT_S).topics[topic].partitions:
+                    return
             time.sleep(0.02)
 
     def replication(self) -> int:
@@ -229,7 +260,7 @@ class Admin:
     def delete_records(self, topic: str, before: Mapping[int, int]) -> None:
         """Trim partitions: records below the offsets go."""
         wanted = [TopicPartition(topic, p, offset) for p, offset in before.items()]
-        self.ask_all(lambda client: client.delete_records(wanted))
+        self.ask_all(lambda client: client.delete_records(wanted), topic=topic)
 
     def delete_topics(self, topics: Sequence[str]) -> None:
         """Delete topics; ones that do not exist are no error."""

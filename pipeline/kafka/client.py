@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
@@ -73,8 +73,18 @@ _PASSING = frozenset(
         KafkaError.KAFKA_STORAGE_ERROR,
     }
 )
-#: How long to wait before a question is asked again.
+#: A topic or partition that is not there; or that a broker which has just started, or a client
+#: that has just lost one, does not know yet.
+UNKNOWN = frozenset(
+    {
+        KafkaError._UNKNOWN_TOPIC,
+        KafkaError._UNKNOWN_PARTITION,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+    }
+)
+#: How long to wait before a question is asked again, and how long the first answer may take.
 ASK_AGAIN_S = 0.05
+_FIRST_TRY_S = 1.0
 
 
 def passes(error: KafkaError) -> bool:
@@ -119,20 +129,36 @@ def translated(watch: Watch) -> Iterator[None]:
         raise watch.error(error) from error
 
 
-def asked(question: Callable[[float], T], timeout_s: float) -> T:
+def asked(
+    question: Callable[[float], T],
+    timeout_s: float,
+    *,
+    client: Consumer | AdminClient,
+    topic: str,
+    also: Container[int] = frozenset(),
+) -> T:
     """Return the answer to a question about offsets, asked again while brokers change.
 
-    ``question`` gets the seconds left; blocks up to ``timeout_s``.  Raises KafkaException.
+    ``question`` gets the seconds it may take; blocks up to ``timeout_s``.  Between two tries
+    ``client`` asks who leads ``topic``: of itself it goes on asking a leader that has died (for
+    minutes, seen with librdkafka 2.16, 2026-11-24).  ``also``: further codes that are no answer,
+    such as UNKNOWN about a topic that is known to exist.  Raises KafkaException.
     """
     deadline = time.monotonic() + timeout_s
+    limit_s = _FIRST_TRY_S
     while True:
         left = deadline - time.monotonic()
         try:
-            return question(max(left, ASK_AGAIN_S))
+            return question(max(min(left, limit_s), ASK_AGAIN_S))
         except KafkaException as error:
-            if not passes(error.args[0]) or left <= ASK_AGAIN_S:
+            found = error.args[0]
+            left = deadline - time.monotonic()
+            if left <= ASK_AGAIN_S or not (passes(found) or found.code() in also):
                 raise
         time.sleep(ASK_AGAIN_S)
+        with suppress(KafkaException):
+            client.list_topics(topic, timeout=min(left, limit_s))
+        limit_s *= 2
 
 
 def _base(settings: KafkaSettings, watch: Watch) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def next_offsets(admin: Admin, topic: str, partitions: int) -> list[int]:
 
 def _offsets(admin: Admin, topic: str, partitions: int, spec: OffsetSpec) -> list[int]:
     wanted = {TopicPartition(topic, p): spec for p in range(partitions)}
-    found = admin.ask_all(lambda client: client.list_offsets(wanted))
+    found = admin.ask_all(lambda client: client.list_offsets(wanted), topic=topic)
     at = {place.partition: answer.offset for place, answer in found.items()}
     return [int(at[p]) for p in range(partitions)]
 
@@ -179,6 +179,8 @@ class GroupMember:
             found = asked(
                 lambda left_s: consumer.committed(partitions, left_s) if partitions else [],
                 self._settings.timeout_s,
+                client=consumer,
+                topic=partitions[0].topic if partitions else "",
             )
             at = {(e.topic, e.partition): (e.offset, e.metadata or "") for e in found}
             consumer.incremental_assign([TopicPartition(t, p, at[t, p][0]) for t, p in at])

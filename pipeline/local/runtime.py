@@ -181,6 +181,7 @@ class Starter:
             if want_connect:
                 self._serve_connect(connect, state, prefix)
             info = describe(self.home, state)
+            state.save(self.home)  # of servers that were only taken away nothing else tells
             write_private(self.home / RUNTIME_FILE, info.to_json())
         except BaseException:
             self._undo(started, state)
