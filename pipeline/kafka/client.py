@@ -133,16 +133,18 @@ def asked(
     question: Callable[[float], T],
     timeout_s: float,
     *,
-    client: Consumer | AdminClient,
-    topic: str,
+    client: Consumer | AdminClient | None = None,
+    topic: str = "",
     also: Container[int] = frozenset(),
 ) -> T:
     """Return the answer to a question about offsets, asked again while brokers change.
 
     ``question`` gets the seconds it may take; blocks up to ``timeout_s``.  Between two tries
     ``client`` asks who leads ``topic``: of itself it goes on asking a leader that has died (for
-    minutes, seen with librdkafka 2.16, 2026-11-24).  ``also``: further codes that are no answer,
-    such as UNKNOWN about a topic that is known to exist.  Raises KafkaException.
+    minutes, seen with librdkafka 2.16, 2026-11-24).  Name none in a callback of that client: the
+    process would end at the next callback (an assertion of confluent-kafka 2.16.1).
+    ``also``: further codes that are no answer, such as UNKNOWN about a topic that is known to
+    exist.  Raises KafkaException.
     """
     deadline = time.monotonic() + timeout_s
     limit_s = _FIRST_TRY_S
@@ -156,8 +158,9 @@ def asked(
             if left <= ASK_AGAIN_S or not (passes(found) or found.code() in also):
                 raise
         time.sleep(ASK_AGAIN_S)
-        with suppress(KafkaException):
-            client.list_topics(topic, timeout=min(left, limit_s))
+        if client is not None:
+            with suppress(KafkaException):
+                client.list_topics(topic, timeout=min(left, limit_s))
         limit_s *= 2
 
 

@@ -179,8 +179,6 @@ class GroupMember:
             found = asked(
                 lambda left_s: consumer.committed(partitions, left_s) if partitions else [],
                 self._settings.timeout_s,
-                client=consumer,
-                topic=partitions[0].topic if partitions else "",
             )
             at = {(e.topic, e.partition): (e.offset, e.metadata or "") for e in found}
             consumer.incremental_assign([TopicPartition(t, p, at[t, p][0]) for t, p in at])

@@ -61,12 +61,13 @@ def test_a_link_cut_and_a_gateway_killed_while_frames_flow_lose_nothing(
     reader = threading.Thread(target=follow)
     with connect(settings=settings) as session:
         with session.publish(beamtime, "lambda", "s", segment_nbytes=300_000) as out:
-            reader.start()
 
             def write(first: int, end: int) -> None:
                 for number in range(first, end):
                     out.write(np.full(SHAPE, number, np.uint16), number=number)
                 out.flush(LIMIT_S)
+                if not first:  # there is a stream now
+                    reader.start()
                 with reached:
                     assert reached.wait_for(lambda: len(read) == end, LIMIT_S), len(read)
 
