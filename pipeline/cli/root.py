@@ -31,6 +31,7 @@ COMMANDS = {
     "hdf5": ("hdf5", "Check HDF5 files, open again what a killed writer left."),
     "export": ("export", "Copy streams to another store."),
     "delete": ("delete", "Delete a stream: its records, then its blobs."),
+    "retention": ("retention", "Set how long data is kept; carry it out; collect garbage."),
     "end": ("end", "End a stream whose writer is gone."),
     "beamtime": ("beamtime", "Create, list and show beamtimes."),
     "spool": ("spool", "List and publish what dead writers left on disk."),

@@ -19,6 +19,7 @@ from pipeline.naming import Names
 from pipeline.protocols import Lookup
 from pipeline.records import NO_FLOOR, Located, Segment, StreamInfo
 from pipeline.wire import codec
+from pipeline.wire.catalogue import fate
 
 
 class KafkaStreamLog:
@@ -51,7 +52,8 @@ class KafkaStreamLog:
             if found is None or found.deleted:
                 start = self._info.start
                 name = f"{start.beamtime}/{start.detector}/{start.stream}"
-                raise StreamNotFoundError(name, where=self._catalogue.topic, hint="it was deleted")
+                hint = "it was deleted" if found is None else fate(found)
+                raise StreamNotFoundError(name, where=self._catalogue.topic, hint=hint)
             self._info = found
         return self._info
 

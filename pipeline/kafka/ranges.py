@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
+from pipeline.errors import FrameExpiredError
 from pipeline.kafka.client import Watch, passes
 
 #: A broker that answers does so within this time, whatever the deadline of the whole search.
@@ -69,19 +70,25 @@ class RangeReader:
         while True:
             first = self._consumer.poll(0.2)
             messages = [] if first is None else [first, *self._consumer.consume(64, 0)]
+            at_end = self._is_end([message for message in messages if message.error() is not None])
             batch = [message for message in messages if message.error() is None]
             if batch:
                 self._batch, self._next = batch, batch[-1].offset() + 1
                 return True
-            if self._is_end(messages):
+            if at_end:
                 return False
             if time.monotonic() >= silent_until:
                 raise self._watch.error(f"{self._topic}/{self._partition} was not read in time")
 
     def _is_end(self, errors: Sequence[Message]) -> bool:
         """Tell whether the partition's end is among the errors; raises what does not pass."""
-        found = [message.error() for message in errors]
-        for error in found:
+        codes = set()
+        for message in errors:
+            error = message.error()
+            codes.add(error.code())
+            if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+                where = f"partition {self._partition}: {error.str()}"
+                raise FrameExpiredError(self._topic, where)
             if error.code() != KafkaError._PARTITION_EOF and not passes(error):
                 raise self._watch.error(error)
-        return any(error.code() == KafkaError._PARTITION_EOF for error in found)
+        return KafkaError._PARTITION_EOF in codes

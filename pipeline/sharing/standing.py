@@ -12,7 +12,6 @@ import numpy as np
 from confluent_kafka import TopicPartition
 
 from pipeline.errors import (
-    FrameExpiredError,
     FrameNotFoundError,
     GroupActiveError,
     InvalidArgumentError,
@@ -28,6 +27,7 @@ from pipeline.reading.limits import check_number
 from pipeline.records import Located, Pointer, Segment
 from pipeline.services import Services
 from pipeline.sharing import runs
+from pipeline.sharing.backlog import check_reached
 from pipeline.sharing.progress import decode_done, encode_done
 from pipeline.stream import Stream
 from pipeline.wire import codec
@@ -246,17 +246,11 @@ class Progress:
         ]
 
     def _check_held(self, offsets: Sequence[TopicPartition]) -> None:
-        """Raise FrameExpiredError for what the topic no longer holds: groups read from there."""
+        """Raise FrameExpiredError for what neither topic nor manifest holds any more."""
         low = groups.first_offsets(self._services.admin, self._topic, len(offsets))
         ends = self._stream.log.bounds()[1]
-        for entry in offsets:
-            first = low[entry.partition]
-            if entry.offset < min(first, ends[entry.partition]):
-                raise FrameExpiredError(
-                    self._stream.name,
-                    f"partition {entry.partition} of the topic begins at offset {first}, the group"
-                    f" would begin at {entry.offset}",
-                )
+        at = {e.partition: e.offset for e in offsets if e.offset < ends[e.partition]}
+        check_reached(self._stream, self._group, at, dict(enumerate(low)))
 
 
 def read_records(stream: Stream, begin: Sequence[int], timeout_s: float) -> Iterator[Located]:
