@@ -10,7 +10,7 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicP
 
 from pipeline.config import KafkaSettings
 from pipeline.errors import TopicMissingError, WireError
-from pipeline.kafka.client import asked, make_consumer, translated
+from pipeline.kafka.client import UNKNOWN, asked, make_consumer, passes, translated
 from pipeline.kafka.producer import Acknowledged, LogProducer
 from pipeline.naming import Names
 from pipeline.records import CatalogueRecord, Mark, Pointer, Seal, Segment
@@ -18,11 +18,6 @@ from pipeline.wire import codec
 from pipeline.wire.catalogue import Catalogue, key_of
 
 log = logging.getLogger(__name__)
-_UNKNOWN = (
-    KafkaError._UNKNOWN_PARTITION,
-    KafkaError._UNKNOWN_TOPIC,
-    KafkaError.UNKNOWN_TOPIC_OR_PART,
-)
 
 
 class CatalogueTopic:
@@ -108,10 +103,12 @@ class CatalogueTopic:
                 _, high = asked(
                     lambda left_s: self._consumer.get_watermark_offsets(partition, timeout=left_s),
                     max(0.1, deadline - time.monotonic()),
+                    client=self._consumer,
+                    topic=self.topic,
                 )
                 break
             except KafkaException as error:
-                if error.args[0].code() not in _UNKNOWN:
+                if error.args[0].code() not in UNKNOWN:
                     raise
                 if not self._next:
                     command = f"lichtstrom beamtime create {self.beamtime}"
@@ -132,6 +129,8 @@ class CatalogueTopic:
         if error is not None:
             if error.code() == KafkaError._PARTITION_EOF:
                 self._next = max(self._next, message.offset())
+                return
+            if passes(error) and time.monotonic() < deadline:
                 return
             raise self._watch.error(error)
         self._next = message.offset() + 1
