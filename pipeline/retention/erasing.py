@@ -17,7 +17,6 @@ from pipeline.errors import InvalidArgumentError, SinkError
 from pipeline.publishing import deleting
 from pipeline.publishing.claims import holder
 from pipeline.records import StreamInfo
-from pipeline.retention import trimming
 from pipeline.retention.policies import require_broker
 from pipeline.services import Services
 from pipeline.wire.catalogue import stream_id
@@ -125,7 +124,7 @@ def _finish(
     receipt: Path | None,
 ) -> list[Erased]:
     """Trim the records of streams that are marked as gone, and remove their objects."""
-    left = _trim(services, [info for info, _ in marked])
+    left = deleting.trim_gone(services, [info for info, _ in marked])
     done = []
     for info, body in marked:
         deleting.remove_blobs(services, services.prefix(info))
@@ -141,29 +140,6 @@ def _finish(
             )
         )
     return done
-
-
-def _trim(services: Services, infos: Sequence[StreamInfo]) -> dict[bytes, int]:
-    """Trim the streams' records; return by id how many offsets up to the end are left."""
-    left = {info.start.stream_key: 0 for info in infos}
-    for detector, ours in trimming.by_detector(infos).items():
-        beamtime = ours[0].start.beamtime
-        bounds = trimming.bounds_of(services, beamtime, [detector])
-        known = services.catalogue(beamtime).look()
-        every = [i for i in (*known.streams(), *known.deleted()) if i.start.detector == detector]
-        gone = [i for i in every if i.start.stream_key in left]
-        if detector not in bounds or not gone:
-            continue
-        ends = {i.start.stream_key: trimming.end_of(i) for i in gone}
-        trim = trimming.plan_trim(
-            services, detector, bounds[detector], every, going=ends.values(), older_ms=None
-        )
-        trimming.carry_out(services, trim)
-        for info in gone:
-            key = info.start.stream_key
-            begin = [max(pair) for pair in zip(info.start.offsets, trim.to, strict=False)]
-            left[key] = sum(max(0, e - at) for e, at in zip(ends[key], begin, strict=False))
-    return left
 
 
 def _body(services: Services, info: StreamInfo) -> dict[str, Any]:
