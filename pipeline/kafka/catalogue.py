@@ -48,6 +48,8 @@ class CatalogueTopic:
             settings, {"enable.partition.eof": True}, wait_ms=10
         )
         self._next = 0
+        #: The number of the last look that has begun, and of the last that told all.
+        self._begun = self._done = 0
         self.state = Catalogue()
 
     def look(self, timeout_s: float | None = None) -> Catalogue:
@@ -56,10 +58,15 @@ class CatalogueTopic:
         Raises BrokerUnavailableError, or TopicMissingError when there is no such beamtime.
         """
         limit = self._settings.timeout_s if timeout_s is None else timeout_s
+        asked = self._begun
         with self._lock, translated(self._watch):
+            if self._done > asked:  # of many threads that ask at once, one look serves all
+                return self.state
+            self._begun += 1
             target = self._end(limit)
             if self._next < target:
                 self._read_to(target, time.monotonic() + limit)
+            self._done = self._begun
             return self.state
 
     def _read_to(self, target: int, deadline: float) -> None:
