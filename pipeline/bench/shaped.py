@@ -19,7 +19,8 @@ from typing import ClassVar
 
 from pipeline.bench.ground import Ground
 from pipeline.bench.rows import Row, row
-from pipeline.config import Secret, StoreSettings
+from pipeline.config import StoreSettings
+from pipeline.credentials import Secret
 from pipeline.errors import RuntimeUnavailableError
 from pipeline.local.commands import run
 from pipeline.local.processes import ProcessId, is_running, spawn, stop, wait_until

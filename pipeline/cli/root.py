@@ -34,6 +34,7 @@ COMMANDS = {
     "retention": ("retention", "Set how long data is kept; carry it out; collect garbage."),
     "end": ("end", "End a stream whose writer is gone."),
     "beamtime": ("beamtime", "Create, list and show beamtimes."),
+    "access": ("access", "Say who may read, write, manage a beamtime."),
     "spool": ("spool", "List and publish what dead writers left on disk."),
     "sizing": ("sizing", "Say what a load takes: brokers, gateways, partitions, workers."),
     "bench": ("bench", "Measure rates, latencies, memory beside their physical limits."),

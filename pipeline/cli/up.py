@@ -51,6 +51,11 @@ home_option = click.option(
     metavar="N",
     help="How many S3 servers on the one directory.  [default: as many as last time, else 1]",
 )
+@click.option(
+    "--secure",
+    is_flag=True,
+    help="TLS, users and access rules on every server; a runtime that was secured stays so.",
+)
 @json_option
 def command(
     home: Path | None,
@@ -59,6 +64,7 @@ def command(
     with_connect: bool,
     brokers: int | None,
     gateways: int | None,
+    secure: bool,
     as_json: bool,
 ) -> None:
     """Start a Kafka broker and an S3 server on this machine, without Docker.
@@ -77,6 +83,7 @@ def command(
         connect=with_connect,
         brokers=brokers,
         gateways=gateways,
+        secure=secure,
         prefix=_prefix() if with_connect else DEFAULT_PREFIX,
         progress=lambda text: click.echo(text, err=True),
     )

@@ -12,6 +12,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
 from pipeline.config import KafkaSettings
+from pipeline.credentials import certificates
 from pipeline.errors import BrokerDeniedError, BrokerUnavailableError, ConfigError, PipelineError
 
 T = TypeVar("T")
@@ -182,8 +183,26 @@ def _base(settings: KafkaSettings, watch: Watch) -> dict[str, Any]:
         # For so long a topic that is not there may be one that was made a moment ago; the default
         # of 30 s would outlast every limit of ours and look like an outage.
         "topic.metadata.propagation.max.ms": 5_000,
+        **security(settings),
         **settings.properties,
     }
+
+
+def security(settings: KafkaSettings) -> dict[str, Any]:
+    """Return what makes a client of librdkafka prove the broker and itself; {} for plain text."""
+    if not (settings.username or settings.ca):
+        return {}
+    found: dict[str, Any] = {"security.protocol": "SSL"}
+    if settings.ca:
+        found["ssl.ca.pem"] = certificates(settings.ca)
+    if settings.username:
+        found |= {
+            "security.protocol": "SASL_SSL",
+            "sasl.mechanism": settings.mechanism,
+            "sasl.username": settings.username,
+            "sasl.password": str(settings.password),
+        }
+    return found
 
 
 def _made(kind: Any, settings: KafkaSettings, watch: Watch, changes: dict[str, Any]) -> Any:

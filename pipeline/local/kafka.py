@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import os
 import socket
+import ssl
 import struct
 import uuid
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -16,6 +18,7 @@ from pipeline.local.commands import run
 from pipeline.local.jvm import environment, logging_properties
 from pipeline.local.net import LOOPBACK
 from pipeline.local.processes import ProcessId, spawn
+from pipeline.local.secure import Secured
 
 _PROPERTIES = """\
 process.roles=broker,controller
@@ -109,6 +112,8 @@ class KafkaServer:
         Its number, from 1.
     controller_ports:
         Where the controllers of several brokers answer, in their order; empty if there is one.
+    secured:
+        Certificates, for TLS and users; None for plain text.
     """
 
     home: Path
@@ -119,8 +124,12 @@ class KafkaServer:
     dump_to: Path | None = None
     node: int = 1
     controller_ports: Sequence[int] = ()
+    secured: Secured | None = None
 
-    port_count = 2
+    @property
+    def port_count(self) -> int:
+        """How many ports it listens on."""
+        return 3 if self.secured else 2
 
     @property
     def name(self) -> str:
@@ -151,8 +160,11 @@ class KafkaServer:
         One of several does so only when it may lead partitions: before, it names the others.
         """
         try:
+            if self.secured:
+                context = self.secured.context()
+                return self.node in broker_ids(LOOPBACK, ports[2], timeout_s=1.0, context=context)
             return self.node in broker_ids(LOOPBACK, ports[0], timeout_s=1.0)
-        except (OSError, struct.error):
+        except (OSError, struct.error, IndexError):
             return False
 
     @property
@@ -176,24 +188,24 @@ class KafkaServer:
         folder, log = self._folder, self.home / "log"
         for path in (folder / "data", log):
             path.mkdir(parents=True, exist_ok=True)
-        port, controller_port = ports
+        port, controller_port = ports[:2]
         controllers = self.controller_ports or (controller_port,)
         replicas = min(_REPLICAS, len(controllers))
-        text = _PROPERTIES + (_OF_SEVERAL if self.controller_ports else "")
-        Path(self._properties).write_text(
-            text.format(
-                node=self.node,
-                host=LOOPBACK,
-                port=port,
-                controller_port=controller_port,
-                data=folder / "data",
-                voters=",".join(
-                    f"{number}@{LOOPBACK}:{voter}" for number, voter in enumerate(controllers, 1)
-                ),
-                replicas=replicas,
-                in_sync=min(2, replicas),
-            )
+        text = (_PROPERTIES + (_OF_SEVERAL if self.controller_ports else "")).format(
+            node=self.node,
+            host=LOOPBACK,
+            port=port,
+            controller_port=controller_port,
+            data=folder / "data",
+            voters=",".join(
+                f"{number}@{LOOPBACK}:{voter}" for number, voter in enumerate(controllers, 1)
+            ),
+            replicas=replicas,
+            in_sync=min(2, replicas),
         )
+        if self.secured:
+            text += self.secured.broker_properties(ports)
+        Path(self._properties).write_text(text)
         (folder / "log4j2.properties").write_text(logging_properties(self._label, log))
 
     def _command(self, *arguments: str) -> list[str]:
@@ -221,14 +233,19 @@ def new_cluster_id() -> str:
             return text
 
 
-def broker_ids(host: str, port: int, *, timeout_s: float) -> tuple[int, ...]:
+def broker_ids(
+    host: str, port: int, *, timeout_s: float, context: ssl.SSLContext | None = None
+) -> tuple[int, ...]:
     """Return the numbers of the brokers that a metadata request (version 1, no topics) names.
 
     By hand, because the client library would need a thread, logs and most of a second for it.
     """
     # Kafka protocol guide: length, api key 3, version, correlation id, no client id, no topics.
     body = struct.pack(">hhihi", 3, 1, 1, -1, 0)
-    with socket.create_connection((host, port), timeout=timeout_s) as connection:
+    with ExitStack() as opened:
+        connection = opened.enter_context(socket.create_connection((host, port), timeout_s))
+        if context is not None:
+            connection = opened.enter_context(context.wrap_socket(connection, server_hostname=host))
         connection.sendall(struct.pack(">i", len(body)) + body)
         with connection.makefile("rb") as stream:
             # Answer: length, correlation id, then the array of brokers: number, host, port, rack.

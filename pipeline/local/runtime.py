@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.errors import InvalidArgumentError, RuntimeUnavailableError
+from pipeline.local import secure as secure_home
 from pipeline.local.archive import ensure_archive
 from pipeline.local.cluster import ensure_brokers, is_cluster_serving, stop_brokers
 from pipeline.local.connect import ALIVE, ConnectServer
@@ -21,6 +22,8 @@ from pipeline.local.net import LOOPBACK
 from pipeline.local.processes import is_running, stop
 from pipeline.local.progress import Progress, quiet
 from pipeline.local.s3 import REGION, S3Server, ensure_versitygw, several
+from pipeline.local.secure import Secured
+from pipeline.local.secure_gateway import ensure_checked
 from pipeline.local.servers import STOP_TIMEOUT_S, Server, ensure_serving, is_serving
 from pipeline.local.state import (
     RUNTIME_FILE,
@@ -51,6 +54,7 @@ def up(
     connect: bool = False,
     brokers: int | None = None,
     gateways: int | None = None,
+    secure: bool = False,
     prefix: str = DEFAULT_PREFIX,
     progress: Progress | None = None,
 ) -> RuntimeInfo:
@@ -77,6 +81,9 @@ def up(
         With three or more the loss of any one is survived: three replicas, two in sync.
     gateways:
         How many S3 servers on the one directory; None: as many as last time, or one.
+    secure:
+        TLS, users and access rules on every server, for good: a home that was secured once stays
+        so.  What runs without is stopped and started again.
     prefix:
         What the names of the worker's topics and of its group begin with.
     progress:
@@ -101,6 +108,7 @@ def up(
             want_s3=s3,
             prefix=prefix if connect else None,
             counts=(brokers, gateways),
+            want_secure=secure,
         )
 
 
@@ -136,6 +144,7 @@ class Starter:
     timeout_s: float
     prepare_timeout_s: float
     tell: Progress
+    secured: Secured | None = None
 
     def run(
         self,
@@ -143,14 +152,18 @@ class Starter:
         want_s3: bool,
         prefix: str | None = None,
         counts: tuple[int | None, int | None] = (None, None),
+        want_secure: bool = False,
     ) -> RuntimeInfo:
         """Do what :func:`up` promises; ``counts``: brokers and gateways."""
         state = State.load(self.home)
+        if (want_secure or state.password) and (counts[0] or len(state.brokers)) > 1:
+            raise InvalidArgumentError("brokers", "a secured runtime on one machine has one broker")
+        self._secure(state, wanted=want_secure)
         resize(self.home, state, *counts)
         state.cluster_id = state.cluster_id or new_cluster_id()
         state.access_key = state.access_key or secrets.token_hex(10)
         state.secret_key = state.secret_key or secrets.token_hex(20)
-        kafka = KafkaServer(home=self.home)
+        kafka = KafkaServer(home=self.home, secured=self.secured)
         serving = is_cluster_serving(kafka, state.brokers)
         s3 = self._s3_server(state) if want_s3 or is_running(state.s3.process) else None
         if not serving:
@@ -175,6 +188,8 @@ class Starter:
                 save=lambda: state.save(self.home),
                 timeout_s=self.timeout_s,
             )
+            if self.secured and not serving:
+                self.secured.make_administrator(state.kafka.ports[2], state.password)
             if s3 is not None:
                 for server, which in zip(several(s3, state.gateways), state.gateways, strict=True):
                     self._serve(server, which, state)
@@ -187,6 +202,18 @@ class Starter:
             self._undo(started, state)
             raise
         return info
+
+    def _secure(self, state: State, *, wanted: bool) -> None:
+        """Prepare a home that is, or is to be, secured."""
+        if wanted and not state.password:
+            for server in (state.connect, *state.gateways, state.kafka):
+                stop(server.process, timeout_s=STOP_TIMEOUT_S)
+                server.process = None
+            state.save(self.home)
+        if wanted or state.password:
+            self.secured = secure_home.prepare(self.home)
+            state.password = state.password or secure_home.new_password()
+            state.save(self.home)
 
     def _serve_connect(
         self, server: ConnectServer | None, state: State, prefix: str | None
@@ -218,13 +245,16 @@ class Starter:
             java=java.path,
             jars=jars,
             archive=archive,
+            secured=self.secured,
         )
 
     def _s3_server(self, state: State) -> S3Server | None:
         program = ""
-        if not all(is_serving(S3Server(home=self.home), x) for x in state.gateways):
+        ours = S3Server(home=self.home, secured=self.secured)
+        if not all(is_serving(ours, x) for x in state.gateways):
             try:
-                program = ensure_versitygw(timeout_s=self.prepare_timeout_s, progress=self.tell)
+                ensure = ensure_checked if self.secured else ensure_versitygw
+                program = ensure(timeout_s=self.prepare_timeout_s, progress=self.tell)
             except RuntimeUnavailableError as error:
                 self.tell(f"no S3 server, the store is file: only ({error})")
                 return None
@@ -233,6 +263,7 @@ class Starter:
             program=program,
             access_key=state.access_key,
             secret_key=state.secret_key,
+            secured=self.secured,
         )
 
     def _undo(self, started: list[ServerState], state: State) -> None:
@@ -264,14 +295,26 @@ def resize(home: Path, state: State, brokers: int | None, gateways: int | None) 
 
 def describe(home: Path, state: State) -> RuntimeInfo:
     """Return what clients need to know of the servers in ``state``."""
+    kafka = KafkaInfo(bootstrap=_bootstrap(state), pid=_pid(state.kafka))
+    s3 = _s3_info(state)
+    nodes = _nodes(state) if state.more_kafka or state.more_s3 else ()
+    if state.password:
+        ca, user = str(secure_home.load(home).ca), secure_home.ADMINISTRATOR
+        kafka = replace(kafka, username=user, password=state.password, ca=ca)
+        s3 = replace(s3, ca=ca, endpoint=_secured(s3.endpoint)) if s3 else None
+        nodes = tuple(replace(node, address=_secured(node.address)) for node in nodes)
     return RuntimeInfo(
-        kafka=KafkaInfo(bootstrap=_bootstrap(state), pid=_pid(state.kafka)),
+        kafka=kafka,
         store_url=(home / "store").as_uri(),
-        s3=_s3_info(state),
+        s3=s3,
         started_ns=state.started_ns,
         connect=_connect_info(state),
-        nodes=_nodes(state) if state.more_kafka or state.more_s3 else (),
+        nodes=nodes,
     )
+
+
+def _secured(address: str) -> str:
+    return address.replace("http:", "https:")
 
 
 def _bootstrap(state: State) -> str:

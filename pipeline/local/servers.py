@@ -23,7 +23,10 @@ PORT_TAKEN = ("Address already in use", "address already in use", "BindException
 class Server(Protocol):
     """A server we know how to run."""
 
-    port_count: int
+    @property
+    def port_count(self) -> int:
+        """How many ports it listens on."""
+        ...
 
     @property
     def name(self) -> str:

@@ -24,10 +24,16 @@ STATE_FILE = "state.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KafkaInfo:
-    """Where the broker answers; of several brokers all addresses, and the first one's process."""
+    """Where the broker answers (of several all addresses), and its administrator if secured.
+
+    ``pid`` is the first one's process.
+    """
 
     bootstrap: str
     pid: int
+    username: str = ""
+    password: str = field(default="", repr=False)
+    ca: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +45,7 @@ class S3Info:
     secret_key: str = field(repr=False)
     region: str
     pid: int
+    ca: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,9 +115,9 @@ class RuntimeInfo:
         nodes = [dataclasses.asdict(node) for node in self.nodes]
         return ({"nodes": nodes} if nodes else {}) | {
             "version": 1,
-            "kafka": dataclasses.asdict(self.kafka),
+            "kafka": _shown(self.kafka),
             "store": {"url": self.store_url},
-            "s3": dataclasses.asdict(self.s3) if self.s3 else None,
+            "s3": _shown(self.s3) if self.s3 else None,
             "started_ns": self.started_ns,
             "connect": dataclasses.asdict(self.connect) if self.connect else None,
         }
@@ -129,6 +136,12 @@ class RuntimeInfo:
         )
 
 
+def _shown(info: KafkaInfo | S3Info) -> dict[str, Any]:
+    """Return the facts of a server, without those that only secured ones have."""
+    secure = ("username", "password", "ca")
+    return {n: v for n, v in dataclasses.asdict(info).items() if v or n not in secure}
+
+
 @dataclass(slots=True, kw_only=True)
 class ServerState:
     """One server as we left it: its process and the ports it was given."""
@@ -144,6 +157,8 @@ class State:
     cluster_id: str = ""
     access_key: str = ""
     secret_key: str = field(default="", repr=False)
+    #: Of the broker's administrator; empty for a runtime that is not secured.
+    password: str = field(default="", repr=False)
     started_ns: int = 0
     kafka: ServerState = field(default_factory=ServerState)
     s3: ServerState = field(default_factory=ServerState)

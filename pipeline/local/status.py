@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.local import secure
 from pipeline.local.cluster import members
 from pipeline.local.connect import ALIVE, ConnectServer
 from pipeline.local.kafka import KafkaServer
@@ -75,8 +76,11 @@ def status(home: Path) -> RuntimeStatus:
     """Look at the runtime of ``home``; blocks a second for each server at most."""
     home = home.expanduser().absolute()
     state, info = State.load(home), load_info(home)
-    brokers = list(map(_look, members(KafkaServer(home=home), state.brokers), state.brokers))
-    gateways = list(map(_look, several(S3Server(home=home), state.gateways), state.gateways))
+    secured = secure.load(home) if state.password else None
+    kafka = KafkaServer(home=home, secured=secured)
+    s3 = S3Server(home=home, secured=secured)
+    brokers = list(map(_look, members(kafka, state.brokers), state.brokers))
+    gateways = list(map(_look, several(s3, state.gateways), state.gateways))
     if info is not None and info.s3 is None:
         gateways = gateways[:1]  # none is wanted
     return RuntimeStatus(
