@@ -8,8 +8,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.errors import RuntimeUnavailableError
@@ -20,6 +20,7 @@ from pipeline.local.paths import cache_dir
 from pipeline.local.processes import ProcessId, spawn
 from pipeline.local.progress import Progress, quiet
 from pipeline.local.secure import Secured
+from pipeline.local.state import ServerState
 
 REGION = "us-east-1"
 VERSION = "v1.7.0"
@@ -44,6 +45,8 @@ class S3Server:
         Path of versitygw; empty if only :meth:`answers` is wanted.
     access_key, secret_key:
         The credentials of its one account; with ``secured`` of the first of many.
+    number:
+        Of several on the one directory, from 1; 0 if there is one.
     secured:
         Certificates, for TLS and users; None for plain text.
     """
@@ -52,15 +55,21 @@ class S3Server:
     program: str = ""
     access_key: str = ""
     secret_key: str = field(default="", repr=False)
+    number: int = 0
     secured: Secured | None = None
 
-    name = "versitygw"
     port_count = 1
+
+    @property
+    def name(self) -> str:
+        """``versitygw``, or ``gateway-2`` and so on where there are several."""
+        return f"gateway-{self.number}" if self.number else "versitygw"
 
     @property
     def output(self) -> Path:
         """File that the process writes its output to."""
-        return self.home / "log" / "s3.out"
+        label = "s3" if self.number < 2 else f"s3-{self.number}"
+        return self.home / "log" / f"{label}.out"
 
     def launch(self, ports: tuple[int, ...]) -> ProcessId:
         """Start the server; the credentials go by environment, out of sight of ``ps``."""
@@ -105,6 +114,13 @@ class S3Server:
             return False
         finally:
             connection.close()
+
+
+def several(first: S3Server, states: Sequence[ServerState]) -> list[S3Server]:
+    """Return the server of each state; of several each has its number."""
+    if len(states) == 1:
+        return [first]
+    return [replace(first, number=number) for number, _ in enumerate(states, start=1)]
 
 
 def has_xattr(folder: Path) -> bool:
