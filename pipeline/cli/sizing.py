@@ -17,33 +17,62 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
 
 @click.command()
 @click.option(
-    "--rate-GBs", "rate", type=_POSITIVE, default=20.0, help="Payload of all detectors, GB/s."
+    "--rate-GBs",
+    "rate",
+    type=_POSITIVE,
+    default=20.0,
+    metavar="GB/S",
+    help="Payload of all detectors, GB/s.",
 )
-@click.option("--frame-MB", "frame", type=_POSITIVE, default=8.0, help="Payload of one frame, MB.")
-@click.option("--workers", type=click.IntRange(min=0), default=1000, help="Worker processes.")
+@click.option(
+    "--frame-MB",
+    "frame",
+    type=_POSITIVE,
+    default=8.0,
+    metavar="MB",
+    help="Payload of one frame, MB.",
+)
+@click.option(
+    "--workers", type=click.IntRange(min=0), metavar="N", default=1000, help="Worker processes."
+)
 @click.option(
     "--work-s",
     type=click.FloatRange(min=0),
     default=0.5,
+    metavar="SECONDS",
     help="How long a worker's function takes for one frame, seconds.",
 )
 @click.option(
-    "--readers", type=click.IntRange(min=0), default=0, help="Readers of everything, beside them."
+    "--readers",
+    type=click.IntRange(min=0),
+    metavar="N",
+    default=0,
+    help="Readers of everything, beside them.",
 )
-@click.option("--sinks", type=click.IntRange(min=0), default=1, help="Files of everything.")
+@click.option(
+    "--sinks", type=click.IntRange(min=0), metavar="N", default=1, help="Files of everything."
+)
 @click.option(
     "--store", type=click.Choice(["s3", "file"]), default="s3", help="Which way payloads go."
 )
-@click.option("--cores", type=click.IntRange(min=1), default=32, help="Cores of a machine.")
 @click.option(
-    "--link-GBs", "link", type=_POSITIVE, default=12.5, help="Network of a machine, GB/s."
+    "--cores", type=click.IntRange(min=1), metavar="N", default=32, help="Cores of a machine."
+)
+@click.option(
+    "--link-GBs",
+    "link",
+    type=_POSITIVE,
+    default=12.5,
+    metavar="GB/S",
+    help="Network of a machine, GB/s.",
 )
 @click.option(
     "--check",
     "bench",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
     help="A file of `bench --json`: compare the same arithmetic with it instead, exit 1 beyond a"
-    " factor of 2.",
+    " factor of 2.  [default: none]",
 )
 @json_option
 def command(

@@ -281,9 +281,7 @@ class Admin:
         """Return the committed offsets of a group with their metadata; -1001 where none is."""
         wanted = [TopicPartition(topic, p) for p in range(partitions)]
         request = [ConsumerGroupTopicPartitions(group, wanted)]
-        answer = self.ask_all(lambda client: client.list_consumer_group_offsets(request))[group]
-        found: list[TopicPartition] = answer.topic_partitions
-        return found
+        return self._of_group(group, lambda client: client.list_consumer_group_offsets(request))
 
     def commit(self, group: str, offsets: Sequence[TopicPartition]) -> None:
         """Set a group's offsets; only for a group without members.
@@ -291,10 +289,22 @@ class Admin:
         Raises BrokerDeniedError or BrokerUnavailableError, also if it has some.
         """
         request = [ConsumerGroupTopicPartitions(group, list(offsets))]
-        answer = self.ask_all(lambda client: client.alter_consumer_group_offsets(request))[group]
-        for entry in answer.topic_partitions:
-            if entry.error is not None:  # the call as a whole has succeeded all the same
-                raise self._watch.error(entry.error)
+        self._of_group(group, lambda client: client.alter_consumer_group_offsets(request))
+
+    def _of_group(
+        self, group: str, question: Callable[[AdminClient], Mapping[str, Future[Any]]]
+    ) -> list[TopicPartition]:
+        """Return a group's partitions; asked again while its coordinator changes."""
+        deadline = time.monotonic() + self.settings.timeout_s
+        while True:
+            found: list[TopicPartition] = self.ask_all(question)[group].topic_partitions
+            # The call as a whole has succeeded all the same.
+            errors = [entry.error for entry in found if entry.error is not None]
+            if not errors:
+                return found
+            if time.monotonic() >= deadline or not all(map(passes, errors)):
+                raise self._watch.error(errors[0])
+            time.sleep(ASK_AGAIN_S)
 
     def close(self) -> None:
         """Release the client."""

@@ -108,7 +108,7 @@ class KafkaCursor:
         error = message.error()
         if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             raise FrameExpiredError(self._topic, f"partition {message.partition()}: {error.str()}")
-        if passes(error):
+        if error.code() == KafkaError._PARTITION_EOF or passes(error):
             log.debug("cursor: %s", error)
             return
         raise self._watch.error(error)

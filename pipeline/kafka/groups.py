@@ -151,7 +151,7 @@ class GroupMember:
                 return False
             where = f"partition {message.partition()}: {error.str()}"
             raise FrameExpiredError(message.topic(), where)
-        if not passes(error):
+        if error.code() != KafkaError._PARTITION_EOF and not passes(error):
             raise self._watch.error(error)
         return False
 

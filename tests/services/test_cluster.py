@@ -57,6 +57,8 @@ def cluster(cluster_home: Path, monkeypatch: pytest.MonkeyPatch) -> RuntimeInfo:
         monkeypatch.delenv(name)
     monkeypatch.setenv("LICHTSTROM_HOME", str(cluster_home))
     monkeypatch.setenv("LICHTSTROM_STORE_URL", "s3")
+    # The first group of a cluster waits for three replicas of Kafka's own topic.
+    monkeypatch.setenv("LICHTSTROM_KAFKA_TIMEOUT_S", "60")
     return up(cluster_home)
 
 

@@ -71,20 +71,20 @@ def test_a_link_cut_and_a_gateway_killed_while_frames_flow_lose_nothing(
                 with reached:
                     assert reached.wait_for(lambda: len(read) == end, LIMIT_S), len(read)
 
-            write(0, 40)
+            write(0, 30)
             links.cut(0)
-            write(40, 160)
+            write(30, 90)
             links.mend(0)
             # The other one can go only when this one is used again.
             assert wait_until(lambda: _carries(links, 0), timeout_s=LIMIT_S)
             assert stop(links.gateway(1), timeout_s=0.0)
-            write(160, 280)
+            write(90, 150)
         reader.join(LIMIT_S)
         assert not reader.is_alive()
         account = session.stream(beamtime, "lambda", "s").verify()
-    assert read == list(range(280))
+    assert read == list(range(150))
     assert account["complete"], account
-    assert account["received"] == 280
+    assert account["received"] == 150
     assert account["duplicate"] == []
 
 
