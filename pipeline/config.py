@@ -193,7 +193,9 @@ def _runtime(path: Path, values: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def _use_s3(store: dict[str, Any], runtime: Mapping[str, Any]) -> None:
     s3 = runtime.get("s3") or {}
     if s3:
-        store["endpoints"] = (s3["endpoint"],)
+        nodes = runtime.get("nodes", ())
+        several = [n["address"] for n in nodes if n["name"].startswith("gateway-")]
+        store["endpoints"] = tuple(several) or (s3["endpoint"],)
         store["access_key"], store["secret_key"] = s3["access_key"], s3["secret_key"]
         store["region"] = s3.get("region", "us-east-1")
 

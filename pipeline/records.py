@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.frame import AttributeValue, Module
+from pipeline.policy import Policy
 
 Int64s = npt.NDArray[np.int64]
 UInt32s = npt.NDArray[np.uint32]
@@ -289,11 +290,26 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deleted:
-    """The stream is gone for good; its name may be used again."""
+    """The stream is gone for good; its name may be used again.
+
+    What is said here stays for ever: who did it, when (ns since 1970) and why; by which policy
+    (its nonce; counts only while it is in force, and for a stream with this ``seal``); where its
+    records ended; how much it was; where the copy is; the SHA-256 of an erase's receipt.
+    """
 
     stream_key: bytes
     nonce: str
     by: str = ""
+    at_ns: int = 0
+    reason: str = ""
+    policy: str = ""
+    seal: str = ""
+    offsets: tuple[int, ...] = ()
+    frames: int = 0
+    objects: int = 0
+    nbytes: int = 0
+    archive: str = ""
+    receipt: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -326,7 +342,9 @@ class Seal:
     parts: tuple[Mapping[str, Any], ...] = ()
 
 
-CatalogueRecord = Start | Claim | End | ManifestRef | UserMetadata | Attachment | Deleted
+CatalogueRecord = (
+    Start | Claim | End | ManifestRef | UserMetadata | Attachment | Deleted | Policy
+)
 
 
 # -- what the fold of the catalogue says --------------------------------------------------------
@@ -338,8 +356,9 @@ class ModuleState:
 
     claim: Claim | None = None
     end: End | None = None
-    #: When the claim was appended, ms since 1970 by the broker's clock.
+    #: When the claim and the end were appended, ms since 1970 by the broker's clock.
     claimed_ms: int = 0
+    ended_ms: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -356,6 +375,19 @@ class StreamInfo:
     parts: list[ManifestRef] = field(default_factory=list)
     seal: ManifestRef | None = None
     deleted: bool = False
+    #: How it was deleted.
+    tombstone: Deleted | None = None
+
+    @property
+    def ended_ms(self) -> int:
+        """When the last module ended, ms since 1970 by the broker's clock; 0 while it is open."""
+        return max(m.ended_ms for m in self.modules.values()) if self.ends else 0
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether the manifest has the whole stream: sealed since it ended the last time."""
+        ends, seal = self.ends, self.seal
+        return bool(ends) and seal is not None and seal.epoch >= sum(e.epoch for e in ends)
 
     @property
     def ends(self) -> list[End]:

@@ -36,6 +36,7 @@ from pipeline.records import Start, State, StreamInfo
 from pipeline.services import Services
 from pipeline.stream import Stream
 from pipeline.value_publisher import ValuePublisher
+from pipeline.wire.catalogue import fate
 
 if TYPE_CHECKING:
     from pipeline.shared import Delivery
@@ -352,9 +353,24 @@ class Session:
             if (info.start.detector, info.start.stream) == (name.detector, name.stream):
                 return info
         where = self.settings.kafka.bootstrap or self._services.store.url
-        known = [s.info.start.stream for s in self.streams(f"{name.beamtime}/*/*")][-5:]
-        hint = f"streams there: {', '.join(known)}" if known else "`lichtstrom streams` lists them"
+        hint = self.fate(name)
+        if not hint:
+            known = [s.info.start.stream for s in self.streams(f"{name.beamtime}/*/*")][-5:]
+            hint = f"streams there: {', '.join(known)}" if known else "`lichtstrom streams` lists"
         raise StreamNotFoundError(name, where=where, hint=hint)
+
+    def fate(self, name: StreamId) -> str:
+        """Return what became of the last stream of this name that went, empty if there is none."""
+        if not self._services.has_broker:
+            return ""
+        try:
+            gone = self._services.catalogue(name.beamtime).look().deleted()
+        except TopicMissingError:
+            return ""
+        for info in reversed(gone):
+            if (info.start.detector, info.start.stream) == (name.detector, name.stream):
+                return fate(info)
+        return ""
 
     def _infos(self, beamtime: str) -> list[StreamInfo]:
         if not self._services.has_broker:

@@ -168,7 +168,7 @@ def open_shared(
         ``where`` does not parse.
     InvalidNameError, InvalidArgumentError, BrokerUnavailableError
     FrameExpiredError
-        The topic no longer holds what the group has not done.
+        Neither topic nor manifest holds what the group has not done.
     """
     check_name("group", group)
     limit_s = check_timeout(timeout_s)

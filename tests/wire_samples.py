@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline import records
 from pipeline.frame import Module
+from pipeline.policy import Policy
 from pipeline.wire.columns import pack
 
 KEY = bytes.fromhex("0123456789abcdef")
@@ -130,7 +131,31 @@ def samples() -> dict[type, Any]:
             **shared,
         ),
         records.Attachment(name="mask", key="b/d/mask.npy", **shared),
-        records.Deleted(by="host:1", **shared),
+        records.Deleted(
+            by="host:1",
+            at_ns=123,
+            reason="older than 30d",
+            policy="0000beef",
+            seal="b/d/manifest/seal-00000003-nonce.avro",
+            offsets=(7, 8),
+            frames=9,
+            objects=3,
+            nbytes=4096,
+            archive="s3://archive/2026",
+            receipt="ab" * 32,
+            **shared,
+        ),
+        Policy(
+            nonce="0000beef",
+            previous="0000cafe",
+            by="host:1",
+            at_ns=123,
+            records_age_s=3600.5,
+            age_s=86400.0,
+            nbytes=2 * 10**12,
+            hold=("lambda/*", "eiger/scan_1"),
+            archive="file:///archive",
+        ),
         records.Seal(
             epoch=3,
             start=b"start",

@@ -64,11 +64,11 @@ def command(
 
 
 def _orphans(beamtime: str | None, older_s: float, store: str | None, *, as_json: bool) -> None:
-    from pipeline.cli.orphans import find_orphans
+    from pipeline.retention.garbage import find_garbage
     from pipeline.session import connect
 
     with connect(store) as session:
-        found = find_orphans(session, beamtime, older_s=older_s)
+        found = find_garbage(session.services, beamtime, older_s=older_s).orphans
     if as_json:
         print_json([dataclasses.asdict(orphan) for orphan in found])
         return

@@ -114,8 +114,10 @@ def find_streams(session: Session, pattern: str) -> list[StreamSummary]:
 def _with_near(
     session: Session, stream: StreamId, error: StreamNotFoundError
 ) -> StreamNotFoundError:
-    """Return the error with the names that come nearest."""
+    """Return the error with what became of the stream, or the names that come nearest."""
     try:
+        if gone := session.fate(stream):
+            return StreamNotFoundError(stream, where=error.where, hint=gone)
         known = [str(s.name) for s in session.streams(f"{literal(stream.beamtime)}/*/*")]
         if not known and session.services.has_broker:
             beamtimes = session.services.admin.beamtimes()

@@ -11,6 +11,7 @@ from pipeline.cli.logs import set_up_logging
 COMMANDS = {
     "up": ("up", "Start the local Kafka broker and S3 server, and Kafka Connect."),
     "down": ("down", "Stop them; data is kept."),
+    "restart": ("restart", "Restart brokers and S3 servers one by one; clients go on."),
     "status": ("status", "Tell what runs, and where."),
     "doctor": ("doctor", "Say what this machine lacks, and how to get it."),
     "demo": ("demo", "Detector to HDF5 file, with everything between, in 10 s."),
@@ -30,9 +31,11 @@ COMMANDS = {
     "hdf5": ("hdf5", "Check HDF5 files, open again what a killed writer left."),
     "export": ("export", "Copy streams to another store."),
     "delete": ("delete", "Delete a stream: its records, then its blobs."),
+    "retention": ("retention", "Set how long data is kept; carry it out; collect garbage."),
     "end": ("end", "End a stream whose writer is gone."),
     "beamtime": ("beamtime", "Create, list and show beamtimes."),
     "spool": ("spool", "List and publish what dead writers left on disk."),
+    "sizing": ("sizing", "Say what a load takes: brokers, gateways, partitions, workers."),
     "bench": ("bench", "Measure rates, latencies, memory beside their physical limits."),
 }
 

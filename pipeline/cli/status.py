@@ -20,6 +20,7 @@ def command(home: Path | None, as_json: bool) -> None:
 
     found = status(home or default_home())
     info = found.info
+    addresses = {node.name: node.address for node in info.nodes} if info else {}
     facts: dict[str, Any] = {
         "home": str(found.home),
         "state": found.summary,
@@ -34,14 +35,25 @@ def command(home: Path | None, as_json: bool) -> None:
         "connect_answers": found.connect.answers if found.connect.pid else None,
         "started_ns": info.started_ns if info else None,
     }
+    if info and found.nodes:
+        facts["servers"] = [
+            {"name": node.name, "address": addresses.get(node.name), "pid": node.pid}
+            | {"answers": node.answers}
+            for node in found.nodes
+        ]
     if as_json:
         print_json(facts)
     else:
+        servers = facts.get("servers", [])
         shown = {name: value for name, value in facts.items() if value not in (None, True, False)}
+        shown.pop("servers", None)
         if found.connect.pid and not found.connect.answers:
             shown["connect"] = f"{shown.get('connect', '')} (does not answer)".strip()
         if "started_ns" in shown:
             shown["started"] = time_text(shown.pop("started_ns"))
+        for server in servers:
+            note = f"pid {server['pid']}" if server["answers"] else "does not answer"
+            shown[server["name"]] = f"{server['address'] or 'no address'} ({note})"
         print_pairs(shown)
     if not found.running:
         raise SystemExit(1)

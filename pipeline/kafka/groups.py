@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -15,8 +13,7 @@ from confluent_kafka.admin import OffsetSpec
 from pipeline.config import KafkaSettings
 from pipeline.errors import FrameExpiredError, PipelineError
 from pipeline.kafka.admin import Admin
-from pipeline.kafka.client import make_consumer, translated
-from pipeline.kafka.cursor import PASSING
+from pipeline.kafka.client import asked, make_consumer, passes, translated
 
 log = logging.getLogger(__name__)
 #: A topic and a partition of it.
@@ -59,19 +56,18 @@ def next_offsets(admin: Admin, topic: str, partitions: int) -> list[int]:
     return _offsets(admin, topic, partitions, OffsetSpec.latest())
 
 
+def offsets_at(admin: Admin, topic: str, partitions: int, time_ms: int) -> list[int]:
+    """Return per partition the first offset appended at or after a time, else the next one."""
+    found = _offsets(admin, topic, partitions, OffsetSpec.for_timestamp(time_ms))
+    ends = next_offsets(admin, topic, partitions) if min(found) < 0 else found
+    return [at if at >= 0 else end for at, end in zip(found, ends, strict=True)]
+
+
 def _offsets(admin: Admin, topic: str, partitions: int, spec: OffsetSpec) -> list[int]:
     wanted = {TopicPartition(topic, p): spec for p in range(partitions)}
-    deadline = time.monotonic() + admin.settings.timeout_s
-    while True:
-        futures = admin.client.list_offsets(wanted)
-        try:
-            found = {at.partition: admin.result(future).offset for at, future in futures.items()}
-            return [int(found[p]) for p in range(partitions)]
-        except PipelineError as error:
-            # A topic made a moment ago has no leader for some milliseconds.
-            if not error.retriable or time.monotonic() >= deadline:
-                raise
-        threading.Event().wait(0.05)
+    found = admin.ask_all(lambda client: client.list_offsets(wanted), topic=topic)
+    at = {place.partition: answer.offset for place, answer in found.items()}
+    return [int(at[p]) for p in range(partitions)]
 
 
 class GroupMember:
@@ -81,11 +77,14 @@ class GroupMember:
     ----------
     gained:
         Called with partitions that are ours now and (offset, metadata) committed for each;
-        reading begins there.
+        reading begins there, but for those that it returns: paused, and at other offsets.
     losing:
         Called before partitions go; returns (offset, metadata) to commit for some of them.
     lost:
         Called with partitions that went without asking; nothing can be committed.
+    expired:
+        Called with a partition whose topic no longer holds what was to be read next; it says by
+        :meth:`seek` where to go on.  Without it that is a FrameExpiredError.
     """
 
     def __init__(
@@ -94,11 +93,13 @@ class GroupMember:
         group: str,
         topics: Sequence[str],
         *,
-        gained: Callable[[Mapping[Place, tuple[int, str]]], None],
+        gained: Callable[[Mapping[Place, tuple[int, str]]], Mapping[Place, int] | None],
         losing: Callable[[Sequence[Place]], Mapping[Place, tuple[int, str]]],
         lost: Callable[[Sequence[Place]], None],
+        expired: Callable[[Place], None] | None = None,
     ) -> None:
         self._settings = settings
+        self._expired = expired
         self._gained, self._losing, self._lost = gained, losing, lost
         self._paused: set[Place] = set()
         #: What a callback raised: librdkafka cannot carry it.
@@ -145,9 +146,12 @@ class GroupMember:
         if error is None:
             return True
         if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+            if self._expired is not None:
+                self._expired((message.topic(), message.partition()))
+                return False
             where = f"partition {message.partition()}: {error.str()}"
             raise FrameExpiredError(message.topic(), where)
-        if not (error.retriable() or error.code() in PASSING):
+        if not passes(error):
             raise self._watch.error(error)
         return False
 
@@ -170,6 +174,15 @@ class GroupMember:
         with translated(self._watch):
             self._consumer.pause([TopicPartition(*place) for place in new])
 
+    def seek(self, place: Place, offset: int) -> None:
+        """Go on in a partition of ours at another offset; it is not paused then."""
+        with translated(self._watch):
+            # After an offset that is gone librdkafka refuses Consumer.seek ("Erroneous state").
+            self._consumer.incremental_unassign([TopicPartition(*place)])
+            self._consumer.incremental_assign([TopicPartition(*place, offset)])
+            self._consumer.resume([TopicPartition(*place)])
+        self._paused.discard(place)
+
     def resume(self, places: Iterable[Place]) -> None:
         """Go on with paused partitions."""
         back = [place for place in places if place in self._paused]
@@ -187,12 +200,17 @@ class GroupMember:
         try:
             self.joined = True
             # Without an offset they would be taken from the group's, but not its metadata.
-            found = consumer.committed(partitions, self._settings.timeout_s) if partitions else []
+            found = asked(
+                lambda left_s: consumer.committed(partitions, left_s) if partitions else [],
+                self._settings.timeout_s,
+            )
             at = {(e.topic, e.partition): (e.offset, e.metadata or "") for e in found}
-            consumer.incremental_assign([TopicPartition(t, p, at[t, p][0]) for t, p in at])
+            moved = self._gained(at) or {}
+            begin = {place: moved.get(place, offset) for place, (offset, _) in at.items()}
+            consumer.incremental_assign([TopicPartition(t, p, begin[t, p]) for t, p in begin])
             # One that was paused when it went is still paused when it comes back.
             consumer.resume(partitions)
-            self._gained(at)
+            self.pause(moved)
         except (KafkaException, PipelineError) as error:
             known = isinstance(error, PipelineError)
             self._failure = error if known else self._watch.error(error)

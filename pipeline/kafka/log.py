@@ -11,7 +11,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from pipeline.config import KafkaSettings
 from pipeline.errors import StreamNotFoundError
 from pipeline.kafka.catalogue import CatalogueTopic
-from pipeline.kafka.client import Watch, asked, make_consumer, translated
+from pipeline.kafka.client import UNKNOWN, Watch, asked, make_consumer, translated
 from pipeline.kafka.cursor import KafkaCursor
 from pipeline.kafka.ranges import RangeReader
 from pipeline.kafka.search import PartitionSearch
@@ -19,6 +19,7 @@ from pipeline.naming import Names
 from pipeline.protocols import Lookup
 from pipeline.records import NO_FLOOR, Located, Segment, StreamInfo
 from pipeline.wire import codec
+from pipeline.wire.catalogue import fate
 
 
 class KafkaStreamLog:
@@ -51,7 +52,8 @@ class KafkaStreamLog:
             if found is None or found.deleted:
                 start = self._info.start
                 name = f"{start.beamtime}/{start.detector}/{start.stream}"
-                raise StreamNotFoundError(name, where=self._catalogue.topic, hint="it was deleted")
+                hint = "it was deleted" if found is None else fate(found)
+                raise StreamNotFoundError(name, where=self._catalogue.topic, hint=hint)
             self._info = found
         return self._info
 
@@ -140,7 +142,13 @@ class KafkaStreamLog:
             wanted = [
                 TopicPartition(self.topic, p, since_ms) for p in range(self._info.start.partitions)
             ]
-            found = asked(lambda left_s: self._offsets_at(wanted, left_s), self._settings.timeout_s)
+            found = asked(
+                lambda left_s: self._offsets_at(wanted, left_s),
+                self._settings.timeout_s,
+                client=self._client(),
+                topic=self.topic,
+                also=UNKNOWN,
+            )
             for entry in found:
                 if entry.offset < 0:  # nothing since then
                     continue
@@ -171,6 +179,9 @@ class KafkaStreamLog:
                 low, high = asked(
                     lambda left_s: asker.get_watermark_offsets(where, timeout=left_s),
                     self._settings.timeout_s,
+                    client=asker,
+                    topic=self.topic,
+                    also=UNKNOWN,
                 )
         return int(low), int(high)
 

@@ -14,7 +14,7 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaError, TopicPartition
 from pipeline.config import KafkaSettings
 from pipeline.errors import PipelineError, WireError
 from pipeline.kafka.admin import Admin
-from pipeline.kafka.client import make_consumer, translated
+from pipeline.kafka.client import make_consumer, passes, translated
 from pipeline.kafka.producer import LogProducer
 from pipeline.naming import Names
 from pipeline.wire.schemas import make_schema, shipped
@@ -31,9 +31,15 @@ class SchemaTopic:
         self.topic = Names(settings.prefix).schemas()
         self._lock = threading.Lock()
         self._known: dict[bytes | int, str | None] = {}
+        self._is_published = False
 
-    def publish(self, producer: LogProducer) -> None:
-        """Make the topic if it is missing, and append the schemas it lacks."""
+    def publish(self, producer: LogProducer, *, again: bool = True) -> None:
+        """Make the topic if it is missing, and append the schemas it lacks.
+
+        Takes half a second; with ``again`` false only the first call looks.
+        """
+        if self._is_published and not again:
+            return
         self._admin.create_topic(self.topic, partitions=1, compacted=True)
         present = self._read()
         missing = [s for s in shipped().values() if s.fingerprint not in present]
@@ -48,6 +54,7 @@ class SchemaTopic:
         ]
         if entries:
             producer.append_all(entries, self._settings.timeout_s)
+        self._is_published = True
 
     def resolve(self, key: bytes | int) -> str | None:
         """Return the text of a schema by fingerprint, or by registry id; None if unknown."""
@@ -88,6 +95,8 @@ class SchemaTopic:
                     if message.error() is not None:
                         if message.error().code() == KafkaError._PARTITION_EOF:
                             return found
+                        if passes(message.error()):
+                            continue
                         raise watch.error(message.error())
                     _take(message.key(), message.value(), found)
         finally:

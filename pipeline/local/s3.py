@@ -8,8 +8,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.errors import RuntimeUnavailableError
@@ -19,6 +19,7 @@ from pipeline.local.net import LOOPBACK
 from pipeline.local.paths import cache_dir
 from pipeline.local.processes import ProcessId, spawn
 from pipeline.local.progress import Progress, quiet
+from pipeline.local.state import ServerState
 
 REGION = "us-east-1"
 VERSION = "v1.7.0"
@@ -43,20 +44,28 @@ class S3Server:
         Path of versitygw; empty if only :meth:`answers` is wanted.
     access_key, secret_key:
         The credentials of its one account.
+    number:
+        Of several on the one directory, from 1; 0 if there is one.
     """
 
     home: Path
     program: str = ""
     access_key: str = ""
     secret_key: str = field(default="", repr=False)
+    number: int = 0
 
-    name = "versitygw"
     port_count = 1
+
+    @property
+    def name(self) -> str:
+        """``versitygw``, or ``gateway-2`` and so on where there are several."""
+        return f"gateway-{self.number}" if self.number else "versitygw"
 
     @property
     def output(self) -> Path:
         """File that the process writes its output to."""
-        return self.home / "log" / "s3.out"
+        label = "s3" if self.number < 2 else f"s3-{self.number}"
+        return self.home / "log" / f"{label}.out"
 
     def launch(self, ports: tuple[int, ...]) -> ProcessId:
         """Start the server; the credentials go by environment, out of sight of ``ps``."""
@@ -84,6 +93,13 @@ class S3Server:
             return False
         finally:
             connection.close()
+
+
+def several(first: S3Server, states: Sequence[ServerState]) -> list[S3Server]:
+    """Return the server of each state; of several each has its number."""
+    if len(states) == 1:
+        return [first]
+    return [replace(first, number=number) for number, _ in enumerate(states, start=1)]
 
 
 def has_xattr(folder: Path) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import RuntimeUnavailableError
+from pipeline.errors import InvalidArgumentError, RuntimeUnavailableError
 from pipeline.local.processes import ProcessId
 
 RUNTIME_FILE = "runtime.json"
@@ -24,7 +24,7 @@ STATE_FILE = "state.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KafkaInfo:
-    """Where the broker answers."""
+    """Where the broker answers; of several brokers all addresses, and the first one's process."""
 
     bootstrap: str
     pid: int
@@ -50,6 +50,25 @@ class ConnectInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeInfo:
+    """One process of several brokers and gateways.
+
+    Parameters
+    ----------
+    name:
+        ``broker-1``, ``gateway-1`` and so on: what ``lichtstrom restart`` takes.
+    address:
+        A broker's ``host:port``, a gateway's URL.
+    pid:
+        Its process.
+    """
+
+    name: str
+    address: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeInfo:
     """The servers of one runtime, as clients need to know them.
 
@@ -65,6 +84,8 @@ class RuntimeInfo:
         When the broker was started, ns since 1970.
     connect:
         The Kafka Connect worker, or None where none was asked for.
+    nodes:
+        Every broker and gateway, where there are several of one kind; else empty.
     """
 
     kafka: KafkaInfo
@@ -72,10 +93,20 @@ class RuntimeInfo:
     s3: S3Info | None
     started_ns: int
     connect: ConnectInfo | None = None
+    nodes: tuple[NodeInfo, ...] = ()
+
+    def node(self, name: str) -> NodeInfo:
+        """Return the process of that name; InvalidArgumentError if there is none."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        known = ", ".join(node.name for node in self.nodes) or "one broker and one gateway"
+        raise InvalidArgumentError("server", f"no {name} here, but {known}")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content of ``runtime.json``."""
-        return {
+        """Return the content of ``runtime.json``; ``nodes`` only where there are some."""
+        nodes = [dataclasses.asdict(node) for node in self.nodes]
+        return ({"nodes": nodes} if nodes else {}) | {
             "version": 1,
             "kafka": dataclasses.asdict(self.kafka),
             "store": {"url": self.store_url},
@@ -94,6 +125,7 @@ class RuntimeInfo:
             s3=S3Info(**s3) if s3 else None,
             started_ns=data["started_ns"],
             connect=ConnectInfo(**connect) if connect else None,
+            nodes=tuple(NodeInfo(**node) for node in data.get("nodes", ())),
         )
 
 
@@ -116,6 +148,19 @@ class State:
     kafka: ServerState = field(default_factory=ServerState)
     s3: ServerState = field(default_factory=ServerState)
     connect: ServerState = field(default_factory=ServerState)
+    #: The second broker and those after it, the second gateway and those after it.
+    more_kafka: list[ServerState] = field(default_factory=list)
+    more_s3: list[ServerState] = field(default_factory=list)
+
+    @property
+    def brokers(self) -> list[ServerState]:
+        """All brokers in the order of their numbers."""
+        return [self.kafka, *self.more_kafka]
+
+    @property
+    def gateways(self) -> list[ServerState]:
+        """All S3 servers in the order of their numbers."""
+        return [self.s3, *self.more_s3]
 
     def save(self, home: Path) -> None:
         """Write ``state.json``, readable by its owner alone."""
@@ -131,15 +176,19 @@ class State:
             # Homes from before there was a Connect worker know nothing of one.
             data.setdefault("connect", dataclasses.asdict(ServerState()))
             for name in ("kafka", "s3", "connect"):
-                server = data[name]
-                process = server["process"]
-                data[name] = ServerState(
-                    process=ProcessId(**process) if process else None,
-                    ports=tuple(server["ports"]),
-                )
+                data[name] = _server(data[name])
+            for name in ("more_kafka", "more_s3"):
+                data[name] = [_server(server) for server in data.get(name, ())]
             return cls(**data)
         except (KeyError, TypeError) as error:
             raise _unreadable(home / STATE_FILE, repr(error)) from error
+
+
+def _server(data: dict[str, Any]) -> ServerState:
+    process = data["process"]
+    return ServerState(
+        process=ProcessId(**process) if process else None, ports=tuple(data["ports"])
+    )
 
 
 def load_info(home: Path) -> RuntimeInfo | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, TypeVar
 
 from pipeline.errors import FrameExpiredError
 from pipeline.manifest.cursor import StoredCursor
@@ -17,6 +17,9 @@ from pipeline.wire.catalogue import stream_id
 
 #: Lookups that find their frame ask the broker for its first offsets no oftener.
 _TRIMMED_AGE_S = 10.0
+#: A topic is not trimmed again and again within milliseconds.
+_TRIES = 2
+T = TypeVar("T")
 
 
 class TrimmedLog(StreamLog, Protocol):
@@ -77,7 +80,7 @@ class CombinedLog:
         """Find the records of one frame in its partition, wherever they are."""
         info = self.info(refresh=False)
         partition = info.start.partition_of(number)
-        found = self._live.find(number, timeout_s=timeout_s)
+        found = _asked(lambda: self._live.find(number, timeout_s=timeout_s))
         # Asking the broker each time would double the cost of a lookup; a miss is worth it.
         start, held = self._held(fresh=not found.records)[partition]
         if held <= start:
@@ -97,7 +100,7 @@ class CombinedLog:
         FrameExpiredError
             Such records may be among those that are gone.
         """
-        offsets = self._live.seek(number)
+        offsets = _asked(lambda: self._live.seek(number))
         for partition, (start, held) in enumerate(self._held(fresh=True)):
             if held <= start:
                 continue
@@ -112,7 +115,8 @@ class CombinedLog:
 
     def tail(self, *, timeout_s: float) -> list[Located]:
         """Return per partition its last segment."""
-        found = {record.partition: record for record in self._live.tail(timeout_s=timeout_s)}
+        last = _asked(lambda: self._live.tail(timeout_s=timeout_s))
+        found = {record.partition: record for record in last}
         for partition, (start, held) in enumerate(self._held(fresh=True)):
             if held > start and partition not in found:
                 stored = self.parts(up_to=held, partition=partition).last_segment(partition)
@@ -161,6 +165,15 @@ class CombinedLog:
                     self._parts, self._seen = known_parts(info, self._store), seen
             return self._parts
 
+    def lost(self) -> list[tuple[int, int, int]]:
+        """Return (partition, first, stop) of the offsets that neither topic nor manifest holds."""
+        found = []
+        for partition, (_, held) in enumerate(self._held(fresh=True)):
+            if self._hole(partition, held):
+                covered = self.parts(up_to=held, partition=partition).covered[partition]
+                found.append((partition, covered, held))
+        return found
+
     def expired(self, partitions: Iterable[int]) -> FrameExpiredError:
         """Return the error that says what neither topic nor manifest holds."""
         held = self._held(fresh=True)
@@ -191,6 +204,16 @@ class CombinedLog:
         if held <= start:
             return False
         return self.parts(up_to=held, partition=partition).covered[partition] < held
+
+
+def _asked(ask: Callable[[], T]) -> T:
+    """Ask the topic, and again if it was trimmed while it was searched."""
+    for _ in range(_TRIES):
+        try:
+            return ask()
+        except FrameExpiredError:
+            continue
+    return ask()
 
 
 class CombinedCursor:

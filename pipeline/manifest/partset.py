@@ -23,7 +23,7 @@ from pipeline.manifest.part import Part
 from pipeline.manifest.partfile import PartFile, Read, find_part, open_part
 from pipeline.manifest.rows import decode_located, row_holds
 from pipeline.protocols import BlobStore
-from pipeline.records import Located, ManifestRef, Segment
+from pipeline.records import NO_CEIL, NO_FLOOR, Located, ManifestRef, Segment
 
 log = logging.getLogger(__name__)
 #: Headers kept in memory, some 60 kB each.
@@ -182,10 +182,23 @@ class PartSet:
                             return record
         return None
 
-    def _backwards(self, span: Span, partition: int) -> Iterator[Block]:
+    def progress(self, partition: int, module: int) -> tuple[int, int]:
+        """Return the highest floor and ceil that a module's writers had shown at the end."""
+        for span in reversed(self.spans):
+            for block in self._backwards(span, partition, marks=True):
+                records = _decoded(span, self._cached(block))
+                ours = [r.value for r in records if r.value.module == module]
+                if ours:
+                    return max(v.floor for v in ours), max(v.ceil for v in ours)
+        return NO_FLOOR, NO_CEIL
+
+    def _backwards(self, span: Span, partition: int, *, marks: bool = False) -> Iterator[Block]:
         file = self._file(span.part)
-        rows = file.blocks[partition]
-        rows = rows[rows["last_number"] != index.NO_NUMBER]
+        rows = file.blocks.get(partition)
+        if rows is None:
+            return
+        if not marks:
+            rows = rows[rows["last_number"] != index.NO_NUMBER]
         for row in rows[::-1]:
             yield Block(span, file, row)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -75,6 +75,16 @@ class ManifestWriter:
         #: Records behind ``until`` that the cursor gave already.
         self._ahead: list[Located] = []
         self._marks = MarkFilter()
+        #: Per partition the offset below which nothing is left to read.
+        self._passed: dict[int, int] = {}
+
+    def pass_over(self, lost: Iterable[tuple[int, int, int]]) -> None:
+        """Go on behind offsets (partition, first, stop) that are nowhere any more.
+
+        The next part covers them without having them, so that what follows can be read; whoever
+        calls this has noted the loss where the account finds it.
+        """
+        self._passed.update({partition: stop for partition, _, stop in lost})
 
     def advance(
         self, until: Sequence[int], *, final: bool = False, timeout_s: float = 30.0
@@ -182,7 +192,8 @@ class ManifestWriter:
 
     def _open_cursor(self) -> Cursor:
         if self._cursor is None:
-            self._cursor = self._log.cursor(self._covered())
+            begin = [max(at, self._passed.get(p, 0)) for p, at in enumerate(self._covered())]
+            self._cursor = self._log.cursor(begin)
         return self._cursor
 
     def _take(self, records: Sequence[Located], until: Sequence[int]) -> None:

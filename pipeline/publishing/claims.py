@@ -17,6 +17,7 @@ from pipeline.errors import (
 )
 from pipeline.frame import AttributeValue
 from pipeline.naming import StreamId, new_nonce, record_key
+from pipeline.publishing import trimmed
 from pipeline.records import NO_CEIL, NO_FLOOR, Claim, Located, Mark, Start, StreamInfo
 from pipeline.services import Services
 from pipeline.wire import codec
@@ -186,12 +187,11 @@ def resume(services: Services, info: StreamInfo, held: Claim) -> Held:
         if fresh and low == high:
             floor, ceils = NO_FLOOR, [NO_CEIL] * len(low)
         else:
-            floor, ceils = reader.progress(held.module, timeout_s=timeout_s)
+            floor, ceils = trimmed.progress(services, reader, held.module, timeout_s=timeout_s)
         marks = send_marks(services, info, held, floor=floor, ceils=ceils, kind="claim")
         if fresh and low == high == marks:
             return Held(claim=held, marks=marks, floor=floor, ceils=ceils)
-        begin = reader.seek(floor) if floor > NO_FLOOR else low
-        records = reader.read(begin, marks, timeout_s=timeout_s)
+        records = trimmed.read_back(services, reader, floor, marks, timeout_s=timeout_s)
     finally:
         reader.close()
     for located in records:  # a slow writer may have got in between the look and the marks

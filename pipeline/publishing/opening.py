@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.config import PublishSettings
 from pipeline.errors import InvalidFrameError, StreamExistsError
-from pipeline.publishing import claims
+from pipeline.publishing import claims, trimmed
 from pipeline.publishing.claims import Held
 from pipeline.publishing.draft import Draft, known_frames
 from pipeline.publishing.floors import Progress
@@ -131,6 +131,7 @@ def _ceils(services: Services, info: StreamInfo, module: int) -> list[int]:
     """Return what was sent to each partition, so that a drained spool's ceils do not fall."""
     reader = services.log(info)
     try:
-        return reader.progress(module, timeout_s=services.settings.kafka.timeout_s)[1]
+        limit_s = services.settings.kafka.timeout_s
+        return trimmed.progress(services, reader, module, timeout_s=limit_s)[1]
     finally:
         reader.close()

@@ -192,13 +192,18 @@ class FollowedFrames(Iterator[OrderedDelivery]):
         while self._close.alive:
             self._look()
             for key, reading in list(self._readings.items()):
-                delivery = reading.poll()
+                try:
+                    delivery = reading.poll()
+                    if delivery is None and reading.is_done:
+                        self._finish(key, reading)
+                except StreamNotFoundError as error:  # deleted, or expired, while it was read
+                    log.warning("the others are read on: %s", error)
+                    self._drop(key, reading)
+                    continue
                 if delivery is not None:
                     # the others first the next time
                     self._readings[key] = self._readings.pop(key)
                     return delivery
-                if reading.is_done:
-                    self._finish(key, reading)
             limit_s = self.timeout_s
             if limit_s is not None and time.monotonic() - begun_s >= limit_s + self._joining_s():
                 raise StreamTimeoutError(f"group {self._group}", limit_s, "no frame of any stream")
@@ -313,8 +318,12 @@ class FollowedFrames(Iterator[OrderedDelivery]):
             self._services.admin.commit(self._group_id(info), offsets)
         if self._on_end is not None:
             self._on_end(reading.stream.name)
-        reading.forget()
         self._finished[key] = info.end_offsets
+        self._drop(key, reading)
+
+    def _drop(self, key: bytes, reading: _Reading) -> None:
+        """Read a stream no more, and keep no progress of it."""
+        reading.forget()
         del self._readings[key]
         reading.close()
 

@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping, Sequence
 from confluent_kafka import Message
 
 from pipeline.errors import (
-    FrameExpiredError,
     FrameNotFoundError,
     PipelineError,
     StreamTimeoutError,
@@ -34,6 +33,7 @@ from pipeline.reading.matching import RecordFilter
 from pipeline.records import Located, Pointer, Segment
 from pipeline.services import Services
 from pipeline.sharing.assemble import Assembler, Unit
+from pipeline.sharing.backlog import Backlog, check_reached
 from pipeline.sharing.buffer import Buffer, Counts, Held, Item
 from pipeline.sharing.delivery import Delivery
 from pipeline.sharing.filtered import Filtered, Row, Waiting
@@ -97,6 +97,8 @@ class KafkaShare:
         self._changed = threading.Condition()
         self._buffer = Buffer(stream.fetcher, ahead=ahead)
         self._held: dict[Place, Held] = {}
+        #: What has left the topic before the group had it.
+        self._backlog = Backlog(stream, group)
         self._assemblers: dict[Place, Assembler] = {}
         self._later: list[tuple[float, int, Pointer, Taken, Held]] = []
         self._order = itertools.count()
@@ -133,6 +135,7 @@ class KafkaShare:
             gained=self._gained,
             losing=self._losing,
             lost=self._went,
+            expired=self._fall_behind,
         )
         self._thread.start()
 
@@ -292,7 +295,9 @@ class KafkaShare:
         assert self._member is not None
         try:
             while not self._stop.is_set() and not self._finished:
-                self._take_in(self._member.poll(_POLL_S))
+                behind = bool(self._backlog.partitions) and not self._paused
+                self._take_in(self._member.poll(0 if behind else _POLL_S))
+                self._take_stored()
                 self._take_due()
                 self._give_up()
                 self._balance()
@@ -321,6 +326,8 @@ class KafkaShare:
             if message.topic() == self._work:
                 self._take_pointer(place, message)
                 continue
+            while message.partition() in self._backlog:  # what comes before it, first
+                self._take_batch(message.partition())
             located = decode_message(message, self._key, resolve)
             with self._changed:
                 self._take_record(place, message.offset(), located)
@@ -328,6 +335,35 @@ class KafkaShare:
             with self._changed:
                 self._buffer.pump()
                 self._tell()
+
+    def _fall_behind(self, place: Place) -> None:
+        """Read from the manifest what the topic no longer holds, then go on in the topic."""
+        held = self._held.get(place)
+        if held is None or self._member is None:
+            return
+        low = groups.first_offsets(self._services.admin, place[0], place[1] + 1)[place[1]]
+        if place[0] == self._topic:
+            low = self._backlog.begin(place[1], held.progress.position, low)
+        self._member.seek(place, low)
+        if place[0] == self._topic:
+            self._member.pause([place])
+
+    def _take_stored(self) -> None:
+        """Take in some of what has left the topic, as long as there is room for it."""
+        for partition in self._backlog.partitions:
+            if not self._paused:
+                self._take_batch(partition)
+
+    def _take_batch(self, partition: int) -> None:
+        place = (self._topic, partition)
+        records, end = self._backlog.poll(partition)
+        with self._changed:
+            for located in records:
+                self._take_record(place, located.offset, located)
+            if end is not None and place in self._held:
+                self._held[place].progress.passed(end - 1)
+            self._buffer.pump()
+            self._tell()
 
     def _take_record(self, place: Place, offset: int, located: Located | None) -> None:
         held = self._held.get(place)
@@ -417,16 +453,18 @@ class KafkaShare:
         assert self._member is not None
         with self._changed:
             data = [place for place in self._held if place[0] == self._topic]
-            over = [place for place in data if self._over(place)]
+            behind = [place for place in data if place[1] in self._backlog]
+            over = [place for place in data if place not in behind and self._over(place)]
             for place in over:
                 for unit in self._assemblers[place].flush():
                     self._hand(unit, self._held[place])
             self._paused = not self._buffer.low if self._paused else self._buffer.full
             self._paused = self._paused or (self._waiting is not None and self._waiting.full)
             paused = self._paused
-        self._member.pause(data if paused else over)
+        still = [*over, *behind]
+        self._member.pause(data if paused else still)
         if not paused:
-            self._member.resume(place for place in data if place not in over)
+            self._member.resume(place for place in data if place not in still)
 
     def _over(self, place: Place) -> bool:
         return self._ends is not None and (
@@ -486,7 +524,7 @@ class KafkaShare:
 
     # -- changes of the group, called from poll and close -----------------------------------------
 
-    def _gained(self, places: Mapping[Place, tuple[int, str]]) -> None:
+    def _gained(self, places: Mapping[Place, tuple[int, str]]) -> Mapping[Place, int]:
         with self._changed:
             self._active_s = time.monotonic()
             for place, (offset, metadata) in places.items():
@@ -495,6 +533,23 @@ class KafkaShare:
                     self._assemblers[place] = Assembler(
                         self._stream.start, self._stream.fetcher, self._origin, self._where
                     )
+        return self._look_behind([place for place in places if place[0] == self._topic])
+
+    def _look_behind(self, places: Sequence[Place]) -> Mapping[Place, int]:
+        """Begin in the manifest where the topic has lost what comes next.
+
+        Returns where the topic takes over there.
+        """
+        found: dict[Place, int] = {}
+        if not places:
+            return found
+        low = groups.first_offsets(self._services.admin, self._topic, self._stream.start.partitions)
+        ends = self._stream.log.info(refresh=True).end_offsets
+        for place in places:
+            at = self._held[place].progress.position
+            if at < low[place[1]] and (ends is None or at < ends[place[1]]):
+                found[place] = self._backlog.begin(place[1], at, low[place[1]])
+        return found
 
     def _losing(self, places: Sequence[Place]) -> Mapping[Place, tuple[int, str]]:
         with self._changed:
@@ -513,6 +568,8 @@ class KafkaShare:
     def _went(self, places: Sequence[Place]) -> None:
         with self._changed:
             for place in places:
+                if place[0] == self._topic:
+                    self._backlog.drop(place[1])
                 held = self._held.pop(place, None)
                 self._assemblers.pop(place, None)
                 if held is not None:
@@ -522,18 +579,15 @@ class KafkaShare:
             heapq.heapify(self._later)
 
     def _check_held(self) -> None:
-        """Raise FrameExpiredError if the topic lost what the group has not done."""
+        """Raise FrameExpiredError if what the group has not done is nowhere any more."""
         admin, partitions = self._services.admin, self._stream.start.partitions
         ends = self._stream.log.info(refresh=True).end_offsets
         low = groups.first_offsets(admin, self._topic, partitions)
-        for entry in admin.committed(self.group_id, self._topic, partitions):
-            p = entry.partition
-            if entry.offset < low[p] and (ends is None or entry.offset < ends[p]):
-                raise FrameExpiredError(
-                    self._stream.name,
-                    f"group {self._group} is at offset {entry.offset} of partition {p}, the topic"
-                    f" begins at {low[p]}",
-                )
+        at = {
+            e.partition: e.offset for e in admin.committed(self.group_id, self._topic, partitions)
+        }
+        open_ = {p: offset for p, offset in at.items() if ends is None or offset < ends[p]}
+        check_reached(self._stream, self._group, open_, dict(enumerate(low)))
 
 
 def _item(delivery: Delivery) -> Item:

@@ -12,7 +12,6 @@ import numpy as np
 from confluent_kafka import TopicPartition
 
 from pipeline.errors import (
-    FrameExpiredError,
     FrameNotFoundError,
     GroupActiveError,
     InvalidArgumentError,
@@ -28,6 +27,7 @@ from pipeline.reading.limits import check_number
 from pipeline.records import Located, Pointer, Segment
 from pipeline.services import Services
 from pipeline.sharing import runs
+from pipeline.sharing.backlog import check_reached
 from pipeline.sharing.progress import decode_done, encode_done
 from pipeline.stream import Stream
 from pipeline.wire import codec
@@ -93,10 +93,12 @@ def standings(services: Services, beamtime: str) -> list[Standing]:
         info = known.by_key(parsed[2]) if parsed is not None and parsed[0] == beamtime else None
         if parsed is not None and info is not None and not info.deleted:
             found[listing.group_id] = (claims.name_of(info.start), parsed[1])
-    described = admin.client.describe_consumer_groups(list(found)) if found else {}
+    described = (
+        admin.ask_all(lambda client: client.describe_consumer_groups(list(found))) if found else {}
+    )
     result = []
     for group_id, (stream, group) in found.items():
-        state, members = _described(admin.result(described[group_id]))
+        state, members = _described(described[group_id])
         result.append(Standing(stream=stream, group=group, state=state, members=members))
     return sorted(result, key=lambda s: (s.stream, s.group))
 
@@ -123,8 +125,8 @@ class Progress:
     def members(self) -> tuple[str, ...]:
         """Return who is in the group now, as ``lichtstrom@host:pid address``."""
         admin = self._services.admin
-        future = admin.client.describe_consumer_groups([self.group_id])[self.group_id]
-        return _described(admin.result(future))[1]
+        found = admin.ask_all(lambda client: client.describe_consumer_groups([self.group_id]))
+        return _described(found[self.group_id])[1]
 
     # -- what is not done -------------------------------------------------------------------------
 
@@ -244,17 +246,11 @@ class Progress:
         ]
 
     def _check_held(self, offsets: Sequence[TopicPartition]) -> None:
-        """Raise FrameExpiredError for what the topic no longer holds: groups read from there."""
+        """Raise FrameExpiredError for what neither topic nor manifest holds any more."""
         low = groups.first_offsets(self._services.admin, self._topic, len(offsets))
         ends = self._stream.log.bounds()[1]
-        for entry in offsets:
-            first = low[entry.partition]
-            if entry.offset < min(first, ends[entry.partition]):
-                raise FrameExpiredError(
-                    self._stream.name,
-                    f"partition {entry.partition} of the topic begins at offset {first}, the group"
-                    f" would begin at {entry.offset}",
-                )
+        at = {e.partition: e.offset for e in offsets if e.offset < ends[e.partition]}
+        check_reached(self._stream, self._group, at, dict(enumerate(low)))
 
 
 def read_records(stream: Stream, begin: Sequence[int], timeout_s: float) -> Iterator[Located]:

@@ -7,7 +7,10 @@ from the newest claim before it.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from pipeline.naming import StreamId
+from pipeline.policy import Policy
 from pipeline.records import (
     Attachment,
     CatalogueRecord,
@@ -38,6 +41,8 @@ class Catalogue:
     def __init__(self) -> None:
         self._by_key: dict[bytes, StreamInfo] = {}
         self._by_name: dict[tuple[str, str], StreamInfo] = {}
+        #: The policies that were in force, the present one last.
+        self.policies: list[Policy] = []
         #: Claims and ends (epoch, key, whether it counted) in the order they came, for tombstones.
         self._history: dict[tuple[bytes, int], list[tuple[int, bytes, bool]]] = {}
 
@@ -46,13 +51,17 @@ class Catalogue:
         if isinstance(record, Start):
             self._start(record, position)
             return
+        if isinstance(record, Policy):
+            if record.previous == (self.policy.nonce if self.policy is not None else ""):
+                self.policies.append(record)  # of two changes of one policy the first wins
+            return
         info = self._by_key.get(record.stream_key)
         if info is None or info.deleted:
             return  # of a stream that lost the race for its name, or is gone
         if isinstance(record, Claim):
             self._claim(info, record, timestamp_ms)
         elif isinstance(record, End):
-            self._end(info, record)
+            self._end(info, record, timestamp_ms)
         elif isinstance(record, ManifestRef):
             _manifest(info, record)
         elif isinstance(record, UserMetadata):
@@ -61,7 +70,12 @@ class Catalogue:
         elif isinstance(record, Attachment):
             info.attachments[record.name] = record.key
         elif isinstance(record, Deleted):
-            self._delete(info)
+            self._delete(info, record)
+
+    @property
+    def policy(self) -> Policy | None:
+        """The retention in force; None where nobody set any."""
+        return self.policies[-1] if self.policies else None
 
     def find(self, detector: str, stream: str) -> StreamInfo | None:
         """Return the stream that has this name now, or None."""
@@ -114,20 +128,26 @@ class Catalogue:
             state.claim, state.end, state.claimed_ms = claim, None, timestamp_ms
         self._remember(claim, counts)
 
-    def _end(self, info: StreamInfo, end: End) -> None:
+    def _end(self, info: StreamInfo, end: End, timestamp_ms: int) -> None:
         state = info.modules.setdefault(end.module, ModuleState())
         newest = state.claim
         counts = newest is not None and (newest.epoch, newest.nonce) == (end.epoch, end.nonce)
         if counts:
-            state.end = end
+            state.end, state.ended_ms = end, timestamp_ms
         self._remember(end, counts)
 
     def _remember(self, record: Claim | End, counts: bool) -> None:
         history = self._history.setdefault((record.stream_key, record.module), [])
         history.append((record.epoch, key_of(record), counts))
 
-    def _delete(self, info: StreamInfo) -> None:
-        info.deleted = True
+    def _delete(self, info: StreamInfo, record: Deleted) -> None:
+        if record.policy:
+            # Reopened or sealed anew meanwhile, or the policy changed (a hold): it stays.
+            current = self.policy is not None and self.policy.nonce == record.policy
+            same = info.is_sealed and info.seal is not None and info.seal.key == record.seal
+            if not (current and same):
+                return
+        info.deleted, info.tombstone = True, record
         name = (info.start.detector, info.start.stream)
         if self._by_name.get(name) is info:
             del self._by_name[name]
@@ -147,4 +167,16 @@ def stream_id(info: StreamInfo) -> StreamId:
     return StreamId(info.start.beamtime, info.start.detector, info.start.stream)
 
 
-__all__ = ["Catalogue", "key_of", "stream_id"]
+def fate(info: StreamInfo) -> str:
+    """Say when and why a stream went, and where its copy is."""
+    mark = info.tombstone
+    if mark is None or not mark.at_ns:
+        return "it was deleted"
+    when = f"{datetime.fromtimestamp(mark.at_ns // 10**9, UTC):%Y-%m-%d %H:%M} UTC"
+    how = f"by policy {mark.policy} ({mark.reason})" if mark.policy else f"deleted by {mark.by}"
+    copy = f"; a copy is in {mark.archive}" if mark.archive else ""
+    tell = f"`lichtstrom retention show {info.start.beamtime}` tells its account"
+    return f"it went on {when}, {how}{copy}; {tell}"
+
+
+__all__ = ["Catalogue", "fate", "key_of", "stream_id"]

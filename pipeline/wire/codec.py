@@ -19,6 +19,7 @@ import numpy as np
 from pipeline import records
 from pipeline.errors import PipelineError, UnknownSchemaError, WireError
 from pipeline.frame import INT64_MAX, Module
+from pipeline.policy import Policy
 from pipeline.wire.columns import column_from_wire, column_to_wire
 from pipeline.wire.schemas import Schema, by_fingerprint, make_schema, shipped
 
@@ -34,6 +35,7 @@ Record = (
     | records.Attachment
     | records.Deleted
     | records.Seal
+    | Policy
 )
 T = TypeVar("T")
 #: Fetches the text of a schema by fingerprint (8 bytes) or registry id (int); None: unknown.

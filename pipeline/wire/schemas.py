@@ -15,6 +15,7 @@ from fastavro.schema import fingerprint, parse_schema, to_parsing_canonical_form
 
 from pipeline import records
 from pipeline.errors import WireError
+from pipeline.policy import Policy
 
 #: Record class -> file in ``schemas/``; the newest version of each, which is what is written.
 FILES: Mapping[type, str] = {
@@ -29,6 +30,7 @@ FILES: Mapping[type, str] = {
     records.Attachment: "attachment.avsc",
     records.Deleted: "deleted.avsc",
     records.Seal: "seal.avsc",
+    Policy: "policy.avsc",
 }
 
 

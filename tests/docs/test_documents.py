@@ -138,6 +138,9 @@ def plain(kind: object) -> str:
     return str(kind)
 
 
+OLD = re.compile(r"-v\d+$")
+
+
 def schemas() -> list[Path]:
     return sorted((ROOT / "schemas").glob("*.avsc"))
 
@@ -148,7 +151,9 @@ def test_the_page_of_the_wire_lists_the_fields_of_every_schema(path: Path) -> No
     while todo:
         schema = todo.pop()
         fields = [(f["name"], plain(f["type"])) for f in schema["fields"]]
-        assert described(schema["name"]) == fields
+        found = described(schema["name"])
+        # An older version has the first fields of the newest: schemas only grow.
+        assert (found[: len(fields)] if OLD.search(path.stem) else found) == fields
         for field in schema["fields"]:
             kind = field["type"]
             items = kind.get("items") if isinstance(kind, dict) else None

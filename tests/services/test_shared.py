@@ -310,7 +310,21 @@ def test_modules_of_a_frame_come_together_and_incomplete_ones_when_they_are_pass
     assert found == {n: () if n < 11 else (1,) for n in range(12)}
 
 
-def test_what_the_topic_lost_before_the_group_had_it_is_an_error(
+def test_what_topic_and_manifest_lost_before_the_group_had_it_is_an_error(
+    session: Session, beamtime: str
+) -> None:
+    with session.publish(beamtime, "lambda", "s", frames_per_chunk=4) as out:
+        for number in range(FRAMES):  # no part of a manifest has them yet
+            out.write(np.full((3, 4), number, np.uint16), number=number)
+        out.flush()
+        stream = session.stream(beamtime, "lambda", "s")
+        topic = session.services.names.topic(beamtime, "lambda")
+        session.services.admin.delete_records(topic, {0: stream.log.bounds()[1][0] - 1})
+        with pytest.raises(FrameExpiredError, match="group g is at offset"):
+            stream.shared("g")
+
+
+def test_what_only_the_topic_lost_before_the_group_had_it_comes_from_the_manifest(
     session: Session, beamtime: str
 ) -> None:
     publish(session, beamtime)
@@ -318,8 +332,7 @@ def test_what_the_topic_lost_before_the_group_had_it_is_an_error(
     topic = session.services.names.topic(beamtime, "lambda")
     assert info.end_offsets is not None
     session.services.admin.delete_records(topic, {0: info.end_offsets[0] - 1})
-    with pytest.raises(FrameExpiredError, match="group g is at offset"):
-        session.stream(beamtime, "lambda", "s").shared("g")
+    assert drain(session, beamtime, "g") == list(range(FRAMES))
 
 
 def test_partitions_that_come_back_are_read_again_though_they_had_been_read_to_their_end(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.frame import Module
 from pipeline.naming import StreamId
+from pipeline.policy import Policy
 from pipeline.records import (
     Attachment,
     CatalogueRecord,
@@ -163,6 +164,62 @@ def test_a_deleted_stream_stays_deleted_and_its_name_is_free() -> None:
     assert catalogue.streams() == [new]
 
 
+def sealed_log() -> list[CatalogueRecord]:
+    return [START, claim(1), claim(2, closing=True), end(2), ref(2, key="seal 2")]
+
+
+def by_policy(nonce: str, seal: str = "seal 2") -> Deleted:
+    return Deleted(stream_key=STREAM_KEY, nonce="d", policy=nonce, seal=seal, reason="old")
+
+
+FIRST = Policy(nonce="p1", age_s=9.0)
+
+
+def test_of_two_changes_of_one_policy_the_first_wins() -> None:
+    second = replace(FIRST, nonce="p2", previous="p1", hold=("lambda/*",))
+    rival = replace(FIRST, nonce="p3", previous="p1", hold=("eiger/*",))
+    assert fold([FIRST, second, rival]).policy == second
+    assert fold([FIRST, rival, second]).policy == rival
+    assert fold([second, FIRST]).policy == FIRST
+
+
+def test_a_stream_goes_by_the_policy_in_force() -> None:
+    info = one([*sealed_log(), FIRST, by_policy("p1")])
+    assert info.deleted
+    assert info.tombstone == by_policy("p1")
+
+
+def test_a_hold_that_comes_first_wins_against_the_expiry_that_did_not_know_it() -> None:
+    hold = replace(FIRST, nonce="p2", previous="p1", hold=("lambda/*",))
+    info = one([*sealed_log(), FIRST, hold, by_policy("p1")])
+    assert not info.deleted
+    assert info.tombstone is None
+
+
+@pytest.mark.parametrize(
+    "meanwhile",
+    [
+        [claim(3, reopen=True)],
+        [claim(3, reopen=True), claim(4, closing=True), end(4)],
+        [claim(3, reopen=True), claim(4, closing=True), end(4), ref(4, key="seal 4")],
+    ],
+)
+def test_a_stream_that_was_reopened_meanwhile_does_not_go(
+    meanwhile: list[CatalogueRecord],
+) -> None:
+    info = one([FIRST, *sealed_log(), *meanwhile, by_policy("p1")])
+    assert not info.deleted
+
+
+def test_it_is_known_when_a_stream_ended_and_whether_it_is_sealed() -> None:
+    log = sealed_log()
+    assert (one(log[:3]).ended_ms, one(log[:3]).is_sealed) == (0, False)
+    assert (one(log[:4]).ended_ms, one(log[:4]).is_sealed) == (1003, False)
+    assert (one(log).ended_ms, one(log).is_sealed) == (1003, True)
+    again = [*log, claim(3, reopen=True), claim(4, closing=True), end(4)]
+    assert (one(again).ended_ms, one(again).is_sealed) == (1007, False)
+
+
 def test_what_came_before_its_start_counts_for_nothing() -> None:
     assert (
         one([claim(4), Deleted(stream_key=STREAM_KEY, nonce="d"), START]).modules[0].claim is None
@@ -197,6 +254,7 @@ def test_keys_are_never_used_twice() -> None:
     records = [START, claim(1), claim(1, "b"), claim(2), claim(1, module=1), end(1), end(2)]
     records += [ref(1), ref(1, 0), ref(1, 1), ref(2, 1), ref(1, 1, "b")]
     records += [Deleted(stream_key=STREAM_KEY, nonce="x")]
+    records += [FIRST, replace(FIRST, nonce="p2", previous="p1")]
     records += [UserMetadata(stream_key=STREAM_KEY, nonce=n) for n in "xy"]
     records += [Attachment(stream_key=STREAM_KEY, nonce=n, name="m", key="k") for n in "xy"]
     records += [replace(claim(1), stream_key=b"87654321")]
