@@ -18,6 +18,7 @@ from pipeline.session import Session
 from pipeline.shared import Delivery, SharedFrames
 from pipeline.sharing.chunked import ChunkedShare
 from pipeline.stream import Stream
+from pipeline.telemetry.book import BOOK, Numbers, Place
 from pipeline.workers.child import Answer, Failure
 from pipeline.workers.function import Result
 from pipeline.workers.pace import Pace
@@ -97,6 +98,8 @@ class Work:
         if plan.begin is not None:
             self._begin_at(session, plan.begin)
         self._results = [self._derived(session, out) for out in plan.outs]
+        self._meter = BOOK.watch(_place(stream, plan.group), self, Work._numbers)
+        self._took = self._meter.stage("work")
         try:
             for results in self._results:
                 results.open()
@@ -104,6 +107,7 @@ class Work:
         except BaseException:
             for results in self._results:
                 results.abandon()
+            self._meter.close()
             raise
 
     def _join(self, session: Session, wake: Callable[[], None]) -> SharedFrames | ChunkedShare:
@@ -191,6 +195,13 @@ class Work:
         """Results that are not confirmed yet."""
         return sum(results.pending for results in self._results)
 
+    def _numbers(self) -> Numbers:
+        return {
+            "lichtstrom_worker_results_total": self.counts.results,
+            "lichtstrom_worker_skipped_total": self.counts.skipped,
+            "lichtstrom_worker_pending_results": self.pending,
+        }
+
     # -- settling ---------------------------------------------------------------------------------
 
     def settle(self, calls: list[Call], answer: Answer) -> None:
@@ -198,7 +209,9 @@ class Work:
         if self._gone:
             return
         nbytes = sum(delivery.frame.nbytes for call in calls for delivery in call)
-        self.pace.took(sum(map(len, calls)), answer.seconds, nbytes)
+        frames = sum(map(len, calls))
+        self.pace.took(frames, answer.seconds, nbytes)
+        self._took.note(answer.seconds / frames, frames)
         for call, outcome in zip(calls, answer.outcomes, strict=True):
             if isinstance(outcome, Failure):
                 self.failed(call, outcome)
@@ -271,6 +284,7 @@ class Work:
                 results.flush(_FLUSH_S)
         finally:
             self._frames.close()
+            self._meter.close()
         for results in self._results:
             if finished:
                 results.end()
@@ -281,6 +295,7 @@ class Work:
     def abandon(self) -> None:
         """Leave the group at once; what is not settled goes to others, or comes back later."""
         self._gone = True
+        self._meter.close()
         self._frames.close()
         for results in self._results:
             results.abandon()
@@ -295,3 +310,8 @@ class Work:
     def label(self) -> str:
         """The stream's name, for messages."""
         return str(self.stream.name)
+
+
+def _place(stream: Stream, group: str) -> Place:
+    name = stream.name
+    return Place(beamtime=name.beamtime, detector=name.detector, stream=name.stream, group=group)

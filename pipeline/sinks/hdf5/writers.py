@@ -10,7 +10,8 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from threading import Event
@@ -26,6 +27,7 @@ from pipeline.sinks.hdf5.following import SinkReport, check_counts, finish_maste
 from pipeline.sinks.hdf5.records import LogFeed, Progress, write_records
 from pipeline.sinks.letters import DeadLetters
 from pipeline.stream import Stream
+from pipeline.telemetry.book import BOOK, Histogram, Meter, Numbers, Place
 
 #: In the name of the topic of dead letters.
 GROUP = "hdf5"
@@ -33,6 +35,8 @@ GROUP = "hdf5"
 _LOOK_S = 0.2
 #: How long writers may take to come to their end once they were told.
 _LEAVE_S = 60.0
+#: How often writers tell their numbers.
+_TELL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +49,7 @@ class _Job:
     stop: Any
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class _Writer:
     process: Any
     connection: Connection
@@ -54,6 +58,12 @@ class _Writer:
     counts: SinkCounts | None = None
     failed: str = ""
     ended: bool = False
+    numbers: Numbers = field(default_factory=dict)
+    meter: Meter | None = None
+
+    def told(self) -> Numbers:
+        """Return its numbers as it told them last."""
+        return self.numbers
 
 
 def write_in_processes(
@@ -112,7 +122,10 @@ def _start(
     process = context.Process(target=_write, args=(job, theirs), daemon=True)
     process.start()
     theirs.close()
-    return _Writer(process, connection, partitions)
+    name, writer = stream.name, _Writer(process, connection, partitions)
+    place = Place(beamtime=name.beamtime, detector=name.detector, stream=name.stream)
+    writer.meter = BOOK.watch(place, writer, _Writer.told)
+    return writer
 
 
 def _watch(running: Sequence[_Writer], stop: Event, ours: Any, on_progress: Progress) -> None:
@@ -140,6 +153,10 @@ def _hear(writer: _Writer) -> None:
         return
     if kind == "written":
         writer.written = value
+    elif kind == "told":
+        writer.numbers, stages = value
+        if writer.meter is not None:
+            writer.meter.stages = stages
     elif kind == "done":
         writer.counts = value
         writer.written = value.written
@@ -155,17 +172,52 @@ def _leave(running: Sequence[_Writer], stop: Any) -> None:
             writer.process.kill()
             writer.process.join()
         writer.connection.close()
+        if writer.meter is not None:
+            writer.meter.close()
 
 
 def _write(job: _Job, connection: Connection) -> None:
     """Be one writer."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    told = _Told(connection)
     try:
-        counts = _write_share(job, connection)
-        connection.send(("done", counts))
+        counts = _write_share(job, told)
+        told.tell()
+        told.send(("done", counts))
     except PipelineError as error:
-        connection.send(("failed", str(error)))
+        told.send(("failed", str(error)))
+
+
+class _Told:
+    """The way to the parent, for the writer and the thread that tells its numbers."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def send(self, message: tuple[str, Any]) -> None:
+        """Tell the parent; waits while it has not heard what was said before."""
+        with self._lock:
+            self._connection.send(message)
+
+    def tell(self) -> None:
+        """Tell the numbers of this process: all of them are of its one stream."""
+        numbers: dict[str, float] = {}
+        stages: dict[str, Histogram] = {}
+        for _, totals in BOOK.collect():
+            for key, value in totals.values.items():
+                numbers[key[0]] = numbers.get(key[0], 0.0) + value
+            for stage, histogram in totals.stages.items():
+                stages.setdefault(stage, Histogram()).add(histogram)
+        self.send(("told", (numbers, stages)))
+
+    def _run(self) -> None:
+        pause = threading.Event()
+        with suppress(OSError):  # the parent has gone
+            while not pause.wait(_TELL_S):
+                self.tell()
 
 
 def _end_with_parent() -> None:
@@ -176,14 +228,14 @@ def _end_with_parent() -> None:
         os._exit(1)  # as after a kill, the next run goes on
 
 
-def _write_share(job: _Job, connection: Connection) -> SinkCounts:
+def _write_share(job: _Job, told: _Told) -> SinkCounts:
     said = 0
 
     def progress(written: int) -> None:
         nonlocal said
         if written - said >= 100:
             said = written
-            connection.send(("written", written))
+            told.send(("written", written))
 
     with (
         connect(settings=job.settings) as session,
