@@ -77,7 +77,7 @@ _COMMON: list[Callable[[Any], Any]] = [
     ),
     click.option("--takeover", is_flag=True, help="Take streams from a writer that is alive."),
     click.option("--check", is_flag=True, help="Only contact the source and say what is seen."),
-    observed,
+    observed(),
     report_option,
     json_option,
 ]

@@ -84,7 +84,7 @@ class _Job:
     help="Start an instrument that failed again after so long; 0 for never.",
 )
 @click.option("--check", "only_check", is_flag=True, help="Only contact the sources and say what.")
-@observed
+@observed()
 @report_option
 @json_option
 def command(

@@ -1,13 +1,11 @@
-"""The options by which commands that run long tell how they are."""
+"""The option by which commands that run long tell how they are."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _serve(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
@@ -20,14 +18,16 @@ def _serve(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
     click.echo(f"metrics: {server.url}", err=True)
 
 
-def observed(command: F) -> F:
+def observed(default: str | None = None) -> Callable[[Any], Any]:
     """Give a command ``--metrics``; also set by LICHTSTROM_METRICS, for all commands alike."""
+    off = "" if default else "  [default: off]"
     return click.option(
         "--metrics",
         metavar="HOST:PORT",
         envvar="LICHTSTROM_METRICS",
+        default=default,
         expose_value=False,
         callback=_serve,
-        help="Serve metrics for Prometheus there; PORT alone: on 127.0.0.1, 0: any free one, said"
-        " on stderr; FIRST-LAST: the first free one.  [default: off]",
-    )(command)
+        help="Serve metrics for Prometheus there. PORT alone: on 127.0.0.1; 0: any free one, said"
+        f" on stderr; HOST:FIRST-LAST: the first free one.{off}",
+    )

@@ -80,7 +80,7 @@ if TYPE_CHECKING:
     help="How long a live source may be silent.",
 )
 @store_option
-@observed
+@observed()
 @json_option
 def command(source: str, store: str | None, as_json: bool, **values: Any) -> None:
     """Play stored data as a live stream.

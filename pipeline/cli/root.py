@@ -34,6 +34,7 @@ COMMANDS = {
     "end": ("end", "End a stream whose writer is gone."),
     "beamtime": ("beamtime", "Create, list and show beamtimes."),
     "spool": ("spool", "List and publish what dead writers left on disk."),
+    "exporter": ("exporter", "Tell Prometheus of all beamtimes: lag, states, broker, store."),
     "bench": ("bench", "Measure rates, latencies, memory beside their physical limits."),
 }
 

@@ -83,7 +83,7 @@ def command() -> None:
 )
 @wait_option
 @store_option
-@observed
+@observed()
 @report_option
 @json_option
 def hdf5(
@@ -149,7 +149,7 @@ def hdf5(
     metavar="PATH",
     help="Where the task of Kafka Connect listens.",
 )
-@observed
+@observed()
 def connect_writer(path: Path) -> None:
     """Write files for a task of the HDF5 connector, which starts this (docs/connect.md)."""
     import socket

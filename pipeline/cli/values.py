@@ -57,7 +57,7 @@ def _open(session: Session, stream: str, tick_s: float | None, *, reopen: bool) 
 @command.command()
 @stream_argument
 @_publishing_options
-@observed
+@observed()
 @json_option
 def publish(
     stream: str, tick_s: float | None, keep_open: bool, reopen: bool, as_json: bool
@@ -95,7 +95,7 @@ def publish(
     " EPICS_PVA_ADDR_LIST says]",
 )
 @_publishing_options
-@observed
+@observed()
 @json_option
 def epics(
     stream: str,

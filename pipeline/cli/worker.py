@@ -111,7 +111,7 @@ if TYPE_CHECKING:
 )
 @wait_option
 @store_option
-@observed
+@observed()
 @report_option
 @json_option
 def command(
