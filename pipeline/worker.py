@@ -23,6 +23,7 @@ from pipeline.config import Settings
 from pipeline.errors import InvalidArgumentError, PipelineError, PluginError
 from pipeline.naming import StreamId, check_name, has_wildcards
 from pipeline.session import connect
+from pipeline.telemetry import logs
 from pipeline.telemetry.book import BOOK, Place
 from pipeline.workers.child import Answer, Failure, Job
 from pipeline.workers.function import Context, Function, load, version_of
@@ -194,6 +195,7 @@ def run_worker(
             threads=threads,
             outs=len(outs),
             environment=dict(os.environ),
+            logging=logs.current(),
         )
         pool = Pool(job, processes, limit_s=frame_limit_s)
         with _Wake() as wake:

@@ -11,6 +11,16 @@ from pipeline.publishing.spooling import Spooling
 from pipeline.publishing.tally import Tally
 from pipeline.publishing.window import Window
 from pipeline.telemetry.book import BOOK, Numbers, Place
+from pipeline.telemetry.traces import (
+    PRODUCER,
+    TRACING,
+    Span,
+    Tracer,
+    parent_of,
+    publish_id,
+    trace_id,
+    wall_ns,
+)
 
 
 class Measured:
@@ -51,10 +61,33 @@ class Measured:
             if draft.opened_s:
                 self._latency.note(now_s - draft.opened_s, len(draft))
             self._nbytes += sum(draft.lengths)
+            if TRACING.tracer is not None:
+                self._trace(TRACING.tracer, draft)
             first, last = draft.numbers[0], draft.numbers[-1]
             span = self._spans.setdefault(draft.layout[3], [first, last, 0])
             span[0], span[1] = min(span[0], first), max(span[1], last)
             span[2] += len(draft)
+
+    def _trace(self, tracer: Tracer, draft: Draft) -> None:
+        opened = self._packer.opened
+        if opened is None:
+            return
+        start = opened.info.start
+        ended_ns = time.time_ns()
+        begun_ns = wall_ns(draft.opened_s) if draft.opened_s else ended_ns
+        for number in tracer.sampled(draft.numbers):
+            name = f"{start.beamtime}/{start.detector}/{start.stream}"
+            span = Span(
+                "publish",
+                PRODUCER,
+                trace_id(start, number),
+                publish_id(start.stream_key, number),
+                parent_of(start, number),
+                begun_ns,
+                ended_ns,
+                {"stream": name, "frame": number, "module": draft.layout[3]},
+            )
+            tracer.add(span)
 
     def _numbers(self) -> Numbers:
         window: Window | None = self._packer.opened.window if self._packer.opened else None

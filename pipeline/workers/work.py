@@ -7,6 +7,7 @@ import dataclasses
 import glob
 import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,15 @@ from pipeline.shared import Delivery, SharedFrames
 from pipeline.sharing.chunked import ChunkedShare
 from pipeline.stream import Stream
 from pipeline.telemetry.book import BOOK, Numbers, Place
+from pipeline.telemetry.traces import (
+    CONSUMER,
+    TRACING,
+    Span,
+    Tracer,
+    publish_id,
+    trace_id,
+    work_id,
+)
 from pipeline.workers.child import Answer, Failure
 from pipeline.workers.function import Result
 from pipeline.workers.pace import Pace
@@ -212,12 +222,33 @@ class Work:
         frames = sum(map(len, calls))
         self.pace.took(frames, answer.seconds, nbytes)
         self._took.note(answer.seconds / frames, frames)
+        if TRACING.tracer is not None:
+            self._trace(TRACING.tracer, calls, answer)
         for call, outcome in zip(calls, answer.outcomes, strict=True):
             if isinstance(outcome, Failure):
                 self.failed(call, outcome)
             else:
                 self._good(call, outcome)
         self.tick()
+
+    def _trace(self, tracer: Tracer, calls: list[Call], answer: Answer) -> None:
+        ended_ns, start = time.time_ns(), self.stream.start
+        for call, outcome in zip(calls, answer.outcomes, strict=True):
+            error = outcome.reason if isinstance(outcome, Failure) else ""
+            for number in tracer.sampled(delivery.frame.number for delivery in call):
+                span = Span(
+                    "work",
+                    CONSUMER,
+                    trace_id(start, number),
+                    # a result follows the one attempt that succeeded
+                    os.urandom(8) if error else work_id(start.stream_key, number, self._plan.group),
+                    publish_id(start.stream_key, number),
+                    ended_ns - int(answer.seconds * 1e9),
+                    ended_ns,
+                    {"stream": self.label, "frame": number, "group": self._plan.group},
+                    error,
+                )
+                tracer.add(span)
 
     def _good(self, call: Call, outs: list[list[Result]]) -> None:
         self.in_hand -= len(call)
@@ -245,12 +276,14 @@ class Work:
             number, attempt = delivery.frame.number, delivery.attempt
             if attempt >= self._plan.max_attempts:
                 self.counts.rejected += 1
-                log.error("frame %d is given up: %s", number, failure.reason)
+                log.error("frame %d is given up: %s", number, failure.reason, extra=self._about)
                 for results in self._results:
                     results.give_up(number)
                 delivery.reject(failure.reason, trace=failure.trace)
             else:
-                log.warning("frame %d: attempt %d: %s", number, attempt, failure.reason)
+                log.warning(
+                    "frame %d: attempt %d: %s", number, attempt, failure.reason, extra=self._about
+                )
                 self.counts.retried += 1
                 delivery.retry(delay_s=min(_MAX_RETRY_S, _RETRY_S * 2.0 ** (attempt - 1)))
 
@@ -305,6 +338,10 @@ class Work:
     def in_chunks(self) -> bool:
         """Whether each call gets a list of frames."""
         return self._plan.chunk > 0
+
+    @property
+    def _about(self) -> dict[str, str]:
+        return {"stream": self.label, "group": self._plan.group}
 
     @property
     def label(self) -> str:

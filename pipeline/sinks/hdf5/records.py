@@ -129,7 +129,7 @@ class Records:
         self._nbytes = 0
         self._taken = 0
         self._checkpoint_s = 0.0
-        self._measured = Measured(stream.name, files)
+        self._measured = Measured(stream, files)
 
     def __enter__(self) -> Self:
         return self

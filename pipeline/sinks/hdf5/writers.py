@@ -27,7 +27,10 @@ from pipeline.sinks.hdf5.following import SinkReport, check_counts, finish_maste
 from pipeline.sinks.hdf5.records import LogFeed, Progress, write_records
 from pipeline.sinks.letters import DeadLetters
 from pipeline.stream import Stream
+from pipeline.telemetry import logs
 from pipeline.telemetry.book import BOOK, Histogram, Meter, Numbers, Place
+from pipeline.telemetry.logs import LogSettings
+from pipeline.telemetry.traces import TRACING, TraceSettings
 
 #: In the name of the topic of dead letters.
 GROUP = "hdf5"
@@ -47,6 +50,8 @@ class _Job:
     options: Options
     partitions: Sequence[int]
     stop: Any
+    logging: LogSettings | None
+    traces: TraceSettings | None
 
 
 @dataclass(slots=True, weakref_slot=True)
@@ -118,6 +123,8 @@ def _start(
         options=replace(options, extras=()),  # for the master file alone
         partitions=partitions,
         stop=stop,
+        logging=logs.current(),
+        traces=TRACING.settings,
     )
     process = context.Process(target=_write, args=(job, theirs), daemon=True)
     process.start()
@@ -180,6 +187,9 @@ def _write(job: _Job, connection: Connection) -> None:
     """Be one writer."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    if job.logging is not None:
+        logs.set_up_logging(job.logging)
+    TRACING.begin(job.traces)
     told = _Told(connection)
     try:
         counts = _write_share(job, told)
@@ -187,6 +197,8 @@ def _write(job: _Job, connection: Connection) -> None:
         told.send(("done", counts))
     except PipelineError as error:
         told.send(("failed", str(error)))
+    finally:
+        TRACING.end()
 
 
 class _Told:
