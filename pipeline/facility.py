@@ -11,12 +11,13 @@ import os
 import shutil
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from pipeline.errors import PipelineError, TopicMissingError
+from pipeline.errors import PipelineError, StreamNotFoundError, TopicMissingError
 from pipeline.naming import StreamId, new_nonce
 from pipeline.publishing.spool import left_behind
 from pipeline.session import Session, StreamSummary
@@ -26,6 +27,8 @@ from pipeline.stream import Stream
 from pipeline.telemetry.book import Book, Meter, Place
 
 log = logging.getLogger(__name__)
+#: Values by metric, or by metric and further labels.
+Found = dict[str | tuple[str, ...], float]
 #: What is written and read to see how the store does; a page of a disk.
 _PROBE = bytes(4096)
 #: How long the last records of a stream may take to be found.
@@ -36,20 +39,39 @@ _TAIL_S = 10.0
 class _Told:
     """The numbers of one place, as the last round found them."""
 
-    numbers: dict[str | tuple[str, ...], float]
+    numbers: Found
 
-    def read(self) -> dict[str | tuple[str, ...], float]:
+    def read(self) -> Found:
         return self.numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupFacts:
-    """How one group stands in one stream."""
+    """How one group stands in one stream; ``members``: how many are there now."""
 
-    stream: StreamId
     group: str
     members: int
     lag: Lag
+    dead_letters: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamFacts:
+    """How one stream stands.
+
+    Parameters
+    ----------
+    head:
+        Its highest frame number; -1 while it has none.
+    idle_s:
+        Seconds since a record was last appended, by the broker's clock; None for an ended stream.
+    """
+
+    stream: StreamId
+    state: str
+    head: int
+    idle_s: float | None
+    groups: list[GroupFacts]
 
 
 class Facility:
@@ -90,7 +112,7 @@ class Facility:
     def look(self) -> None:
         """Do one round; what cannot be asked is told as away, and the next round asks again."""
         begun_s = time.monotonic()
-        found: dict[Place, dict[str | tuple[str, ...], float]] = defaultdict(dict)
+        found: dict[Place, Found] = defaultdict(dict)
         found[Place()] = {**self._store(), **self._left()}
         try:
             found[Place()] |= self._broker()
@@ -105,7 +127,7 @@ class Facility:
         self._tell(found)
         self._round_s = time.monotonic() - begun_s
 
-    def _tell(self, found: dict[Place, dict[str | tuple[str, ...], float]]) -> None:
+    def _tell(self, found: dict[Place, Found]) -> None:
         for place in [place for place in self._told if place not in found]:
             self._told.pop(place)[1].close()
         for place, numbers in found.items():
@@ -115,7 +137,7 @@ class Facility:
                 told = _Told(numbers)
                 self._told[place] = told, self._book.watch(place, told, _Told.read)
 
-    def _own(self) -> dict[str | tuple[str, ...], float]:
+    def _own(self) -> Found:
         since_s = self._begun_s if self._looked_s is None else self._looked_s
         return {
             "lichtstrom_exporter_round_seconds": self._round_s,
@@ -125,7 +147,7 @@ class Facility:
 
     # -- broker ---------------------------------------------------------------------------------
 
-    def _broker(self) -> dict[str | tuple[str, ...], float]:
+    def _broker(self) -> Found:
         begun_s = time.monotonic()
         found = self._services.admin.cluster()
         return {
@@ -137,45 +159,23 @@ class Facility:
             "lichtstrom_offline_partitions": found.offline,
         }
 
-    def _beamtimes(self) -> list[tuple[Place, dict[str | tuple[str, ...], float]]]:
-        found: list[tuple[Place, dict[str | tuple[str, ...], float]]] = []
+    def _beamtimes(self) -> list[tuple[Place, Found]]:
+        found: list[tuple[Place, Found]] = []
         summaries = self._session.streams()
         states = Counter((s.name.beamtime, s.name.detector, s.state) for s in summaries)
         for (beamtime, detector, state), count in states.items():
             place = Place(beamtime=beamtime, detector=detector)
             found.append((place, {("lichtstrom_streams", state): float(count)}))
-        newest = summaries[-self._streams :]
-        groups = self._groups(newest)
-        letters: dict[tuple[str, str, str], Counter[StreamId]] = {}
-        for summary in newest:
-            with self._session.stream(*_parts(summary.name)) as stream:
-                found.append((_place(summary.name), _of_stream(stream, summary)))
-                for facts in _of_groups(stream, groups[summary.name]):
-                    found.append((_place(summary.name, facts.group), _numbers(facts)))
-                    box = (summary.name.beamtime, summary.name.detector, facts.group)
-                    if box not in letters:
-                        read = LetterBox(self._services, *box).read()
-                        letters[box] = Counter(letter.stream for letter in read)
-                    count = letters[box][summary.name]
-                    place = _place(summary.name, facts.group)
-                    found.append((place, {"lichtstrom_group_dead_letters": float(count)}))
-        return found
-
-    def _groups(self, newest: Sequence[StreamSummary]) -> dict[StreamId, list[Standing]]:
-        found: dict[StreamId, list[Standing]] = defaultdict(list)
-        for beamtime in dict.fromkeys(summary.name.beamtime for summary in newest):
-            try:
-                for standing in standings(self._services, beamtime):
-                    found[standing.stream].append(standing)
-            except TopicMissingError:  # deleted meanwhile
-                continue
+        for facts in stream_facts(self._session, summaries[-self._streams :]):
+            found.append((_place(facts.stream), _of_stream(facts)))
+            found += [(_place(facts.stream, g.group), _of_group(g)) for g in facts.groups]
         return found
 
     # -- store and spools -----------------------------------------------------------------------
 
-    def _store(self) -> dict[str | tuple[str, ...], float]:
+    def _store(self) -> Found:
         store = self._services.store
-        found: dict[str | tuple[str, ...], float] = {}
+        found: Found = {}
         try:
             beamtimes = self._services.admin.beamtimes()
             if beamtimes:
@@ -198,8 +198,8 @@ class Facility:
             found[("lichtstrom_store_total_bytes", store.url)] = usage.total
         return found
 
-    def _left(self) -> dict[str | tuple[str, ...], float]:
-        found: dict[str | tuple[str, ...], float] = {}
+    def _left(self) -> Found:
+        found: Found = {}
         for root in self._spools:
             folders = left_behind(root)
             segments = sum(len(folder.files()) for folder in folders)
@@ -214,52 +214,84 @@ class Facility:
         self._meter.close()
 
 
-def group_facts(session: Session, summary: StreamSummary) -> list[GroupFacts]:
-    """Return how the groups of a stream stand; reads the records that they have not done."""
-    known = standings(session.services, summary.name.beamtime)
-    with session.stream(*_parts(summary.name)) as stream:
-        return _of_groups(stream, [s for s in known if s.stream == summary.name])
+def stream_facts(session: Session, summaries: Sequence[StreamSummary]) -> Iterator[StreamFacts]:
+    """Yield how streams and their groups stand; reads the records that groups have not done.
+
+    A stream that was deleted meanwhile is left out.  Raises BrokerUnavailableError and what reading
+    raises.
+    """
+    known: dict[StreamId, list[Standing]] = defaultdict(list)
+    for beamtime in dict.fromkeys(summary.name.beamtime for summary in summaries):
+        with suppress(TopicMissingError):
+            for standing in standings(session.services, beamtime):
+                known[standing.stream].append(standing)
+    letters = _Letters(session)
+    for summary in summaries:
+        name = summary.name
+        with (
+            suppress(StreamNotFoundError),
+            session.stream(name.beamtime, name.detector, name.stream) as stream,
+        ):
+            groups = [
+                GroupFacts(
+                    group=standing.group,
+                    members=len(standing.members),
+                    lag=stream.group(standing.group).lag(),
+                    dead_letters=letters.count(name, standing.group),
+                )
+                for standing in known[name]
+            ]
+            yield _facts(stream, summary, groups)
 
 
-def _of_groups(stream: Stream, known: Sequence[Standing]) -> list[GroupFacts]:
-    return [
-        GroupFacts(
-            stream=stream.name,
-            group=standing.group,
-            members=len(standing.members),
-            lag=stream.group(standing.group).lag(),
-        )
-        for standing in known
-    ]
+class _Letters:
+    """Counts dead letters, each topic read once."""
+
+    def __init__(self, session: Session) -> None:
+        self._services = session.services
+        self._read: dict[tuple[str, str, str], Counter[StreamId]] = {}
+
+    def count(self, name: StreamId, group: str) -> int:
+        box = (name.beamtime, name.detector, group)
+        if box not in self._read:
+            letters = LetterBox(self._services, *box).read()
+            self._read[box] = Counter(letter.stream for letter in letters)
+        return self._read[box][name]
 
 
-def _of_stream(stream: Stream, summary: StreamSummary) -> dict[str | tuple[str, ...], float]:
+def _facts(stream: Stream, summary: StreamSummary, groups: list[GroupFacts]) -> StreamFacts:
     tails = stream.log.tail(timeout_s=_TAIL_S)
-    found: dict[str | tuple[str, ...], float] = {
-        "lichtstrom_stream_head_frame": float(max((r.value.ceil for r in tails), default=-1))
-    }
     newest_ms = max((record.timestamp_ms for record in tails), default=0)
-    if summary.state == "open" and newest_ms:
-        found["lichtstrom_stream_idle_seconds"] = max(0.0, time.time() - newest_ms / 1000)
+    is_open = summary.state == "open" and newest_ms
+    return StreamFacts(
+        stream=summary.name,
+        state=summary.state,
+        head=max((record.value.ceil for record in tails), default=-1),
+        idle_s=max(0.0, time.time() - newest_ms / 1000) if is_open else None,
+        groups=groups,
+    )
+
+
+def _of_stream(facts: StreamFacts) -> Found:
+    found: Found = {"lichtstrom_stream_head_frame": float(facts.head)}
+    if facts.idle_s is not None:
+        found["lichtstrom_stream_idle_seconds"] = facts.idle_s
     return found
 
 
-def _numbers(facts: GroupFacts) -> dict[str | tuple[str, ...], float]:
+def _of_group(facts: GroupFacts) -> Found:
     return {
         "lichtstrom_group_lag_frames": float(facts.lag.frames),
         "lichtstrom_group_lag_records": float(facts.lag.records),
         "lichtstrom_group_lag_seconds": facts.lag.seconds,
         "lichtstrom_group_retry_frames": float(facts.lag.retries),
         "lichtstrom_group_members": float(facts.members),
+        "lichtstrom_group_dead_letters": float(facts.dead_letters),
     }
 
 
 def _place(name: StreamId, group: str = "") -> Place:
     return Place(beamtime=name.beamtime, detector=name.detector, stream=name.stream, group=group)
-
-
-def _parts(name: StreamId) -> tuple[str, str, str]:
-    return name.beamtime, name.detector, name.stream
 
 
 def _directory_of(url: str) -> Path | None:
