@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pipeline.stream import Frame, Stream
 
 _LOOK_S = 0.5
+#: Between two looks at the groups.
+_GROUPS_S = 2.0
 
 
 @click.command()
@@ -91,7 +93,7 @@ def command(
                     _draw(frame, opened)
                 if once or png_path is not None:
                     return
-                _follow(opened, frame, stop.event, every_s=every_s, as_json=as_json)
+                _follow(session, opened, frame, stop.event, every_s=every_s, as_json=as_json)
             if pattern is None:
                 return
             name = _next(session, pattern, name, stop.event)
@@ -121,20 +123,54 @@ def _next(
     return ""
 
 
-def _follow(stream: Stream, frame: Frame, stop: Event, *, every_s: float, as_json: bool) -> None:
+def _follow(
+    session: Session,
+    stream: Stream,
+    frame: Frame,
+    stop: Event,
+    *,
+    every_s: float,
+    as_json: bool,
+) -> None:
     drawn_s = time.monotonic()
+    standing = _Standing(session, stream)
     while not stop.wait(max(0.0, drawn_s + every_s - time.monotonic())):
+        before = frame
         try:
             frame = stream.latest(after=frame.number, timeout_s=_LOOK_S)
         except StreamTimeoutError:
             continue
         except FrameNotFoundError:
             return  # it has ended
+        rate_hz = (frame.number - before.number) / max(1e-3, time.monotonic() - drawn_s)
         drawn_s = time.monotonic()
         if as_json:
             _tell(frame, None, as_json=True)
         else:
             _draw(frame, stream)
+            click.echo(f"{rate_hz:.1f} frames/s  {standing.line()}".rstrip())
+
+
+class _Standing:
+    """The line on the stream's groups, asked for every few seconds: that reads records."""
+
+    def __init__(self, session: Session, stream: Stream) -> None:
+        self._session = session
+        self._name = stream.name
+        self._next_s = 0.0
+        self._line = ""
+
+    def line(self) -> str:
+        """Return it; empty without groups or a broker."""
+        from pipeline.cli.standing import group_line, stream_row
+
+        now_s = time.monotonic()
+        if now_s >= self._next_s and self._session.services.has_broker:
+            row = stream_row(self._session, self._name)
+            self._line = group_line(row) if row else ""
+            # as long a rest as the question took, several times: it must not slow the picture
+            self._next_s = time.monotonic() + _GROUPS_S + 4 * (time.monotonic() - now_s)
+        return self._line
 
 
 def _tell(frame: Frame, path: Path | None, *, as_json: bool) -> None:
