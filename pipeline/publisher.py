@@ -38,6 +38,7 @@ from pipeline.publishing.clock import Clock
 from pipeline.publishing.container import Row, checked_rows, drafts_of, fresh_rows, suffix_of
 from pipeline.publishing.draft import Layout
 from pipeline.publishing.inputs import LayoutChecks, integer, prepared
+from pipeline.publishing.measured import Measured
 from pipeline.publishing.opening import Claiming, Opened, needs_frame, open_stream
 from pipeline.publishing.packer import Packer
 from pipeline.publishing.sealing import PartWriter
@@ -127,6 +128,14 @@ class Publisher:
             check=self._check_open,
             unlocked=self._unlocked,
         )
+        self._measured = Measured(
+            self.stream,
+            tally=self._tally,
+            spooling=self._spooling,
+            packer=self._packer,
+            limit_nbytes=settings.spool_nbytes if settings.spool else 0,
+            is_result=bool(self._role.member),
+        )
         self._clock = Clock(self._tick, name=f"publisher {self.stream.stream}")
         self._parts: PartWriter | None = None
         #: When the clock has to look at more than the open draft.
@@ -177,6 +186,7 @@ class Publisher:
             known=self._known,
             on_confirmed=self._tally.confirmed,
             on_released=self._packer.release,
+            on_safe=self._measured.confirmed,
         )
         self._start = opened.info.start
         self._next = max(self._next, opened.following)
@@ -314,6 +324,7 @@ class Publisher:
         with self._turn:
             with self._lock:
                 opened = self._wait_for_turn(sum(f.nbytes for f in frames) // max(1, len(frames)))
+            began_s = time.monotonic()
             view = byte_view(payload)
             rows = checked_rows(
                 view,
@@ -327,7 +338,7 @@ class Publisher:
             key = self._store_file(opened, view, fresh[0]) if fresh else ""
             with self._lock:
                 self._check_open()
-                self._announce_file(opened, fresh, key, token)
+                self._announce_file(opened, fresh, key, token, began_s)
                 self._tally.repeated += len(rows) - len(fresh)
             return len(fresh)
 
@@ -368,7 +379,9 @@ class Publisher:
             pause_s = min(1.0, pause_s * 2)
             self._check_open()
 
-    def _announce_file(self, opened: Opened, rows: list[Row], key: str, token: Any) -> None:
+    def _announce_file(
+        self, opened: Opened, rows: list[Row], key: str, token: Any, began_s: float
+    ) -> None:
         window, start = opened.window, opened.info.start
         for draft in drafts_of(
             rows,
@@ -376,6 +389,7 @@ class Publisher:
             frames_per_chunk=start.frames_per_chunk,
             segment_nbytes=self._settings.segment_nbytes,
         ):
+            draft.opened_s = began_s
             window.submit(draft, window.open(draft.layout[3], draft.numbers[0]))
         for row in rows:
             self._known.add(row.layout[3], row.number, row.content)
@@ -711,6 +725,7 @@ class Publisher:
             self._parts.close()
         if self._packer.opened is not None:
             self._packer.opened.window.close()
+        self._measured.close()
         self._spooling.published(self._tally.take_published())
         self._spooling.close()
 

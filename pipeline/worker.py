@@ -23,6 +23,8 @@ from pipeline.config import Settings, without_secrets
 from pipeline.errors import InvalidArgumentError, PipelineError, PluginError
 from pipeline.naming import StreamId, check_name, has_wildcards
 from pipeline.session import connect
+from pipeline.telemetry import logs
+from pipeline.telemetry.book import BOOK, Place
 from pipeline.workers.child import Answer, Failure, Job
 from pipeline.workers.function import Context, Function, load, version_of
 from pipeline.workers.pool import Lost, Pool, Worker
@@ -193,12 +195,17 @@ def run_worker(
             threads=threads,
             outs=len(outs),
             environment=without_secrets(os.environ),
+            logging=logs.current(),
         )
         pool = Pool(job, processes, limit_s=frame_limit_s)
         with _Wake() as wake:
             streams = Streams(session, stream, plan, wake.up, but_not=outs, wait_s=wait_s)
             runner = _Runner(pool, streams, wake, stopping, progress, idle_exit_s)
-            return runner.run()
+            meter = BOOK.watch(Place(group=group), pool, Pool.numbers)
+            try:
+                return runner.run()
+            finally:
+                meter.close()
 
 
 def _check(processes: int, threads: int, max_attempts: int, frame_limit_s: float | None) -> None:

@@ -13,6 +13,7 @@ import click
 from pipeline.cli import plugins
 from pipeline.cli.groups import FailedError
 from pipeline.cli.ingesting import Instrument, check, line, publish, section
+from pipeline.cli.metrics import observed
 from pipeline.cli.output import json_option, print_json, report_option, status_line
 from pipeline.cli.signals import stopping
 from pipeline.ingest.report import IngestReport
@@ -76,6 +77,7 @@ _COMMON: list[Callable[[Any], Any]] = [
     ),
     click.option("--takeover", is_flag=True, help="Take streams from a writer that is alive."),
     click.option("--check", is_flag=True, help="Only contact the source and say what is seen."),
+    observed(),
     report_option,
     json_option,
 ]

@@ -20,6 +20,7 @@ from pipeline.cli.ingesting import (
     sections,
     settings_path,
 )
+from pipeline.cli.metrics import observed
 from pipeline.cli.output import json_option, print_json, report_option, size_text, status_line
 from pipeline.cli.signals import stopping
 from pipeline.errors import ConfigError, PipelineError
@@ -83,6 +84,7 @@ class _Job:
     help="Start an instrument that failed again after so long; 0 for never.",
 )
 @click.option("--check", "only_check", is_flag=True, help="Only contact the sources and say what.")
+@observed()
 @report_option
 @json_option
 def command(

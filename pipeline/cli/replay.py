@@ -12,6 +12,7 @@ import click
 
 from pipeline.cli.groups import FailedError
 from pipeline.cli.ingesting import line
+from pipeline.cli.metrics import observed
 from pipeline.cli.names import open_stream, store_option
 from pipeline.cli.output import json_option, print_json, status_line
 from pipeline.cli.signals import stopping
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     help="How long a live source may be silent.",
 )
 @store_option
+@observed()
 @json_option
 def command(source: str, store: str | None, as_json: bool, **values: Any) -> None:
     """Play stored data as a live stream.

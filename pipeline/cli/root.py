@@ -6,6 +6,7 @@ import click
 
 from pipeline.cli.groups import LazyGroup
 from pipeline.cli.logs import set_up_logging
+from pipeline.telemetry.logs import Form
 
 #: Command: module and short help.
 COMMANDS = {
@@ -37,6 +38,7 @@ COMMANDS = {
     "access": ("access", "Say who may read, write, manage a beamtime."),
     "spool": ("spool", "List and publish what dead writers left on disk."),
     "sizing": ("sizing", "Say what a load takes: brokers, gateways, partitions, workers."),
+    "exporter": ("exporter", "Tell Prometheus of all beamtimes: lag, states, broker, store."),
     "bench": ("bench", "Measure rates, latencies, memory beside their physical limits."),
 }
 
@@ -62,6 +64,12 @@ def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 @click.option("-v", "--verbose", count=True, help="Log more: -v events, -vv details.")
 @click.option("-q", "--quiet", is_flag=True, help="Log errors only.")
 @click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="How the log on stderr is written: lines for people, or one JSON object a line.",
+)
+@click.option(
     "--version",
     is_flag=True,
     is_eager=True,
@@ -69,7 +77,7 @@ def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     callback=_version,
     help="Print the version and stop.",
 )
-def lichtstrom(verbose: int, quiet: bool) -> None:
+def lichtstrom(verbose: int, quiet: bool, log_format: Form) -> None:
     """Carry detector frames to the programs that want them: live, and years later.
 
     STREAM is written beamtime/detector/stream; where many make sense, a shell pattern in quotes.
@@ -77,4 +85,4 @@ def lichtstrom(verbose: int, quiet: bool) -> None:
 
     Exit status: 0 done, 1 failed (one line says why), 2 wrong usage.
     """
-    set_up_logging(verbose=verbose, quiet=quiet)
+    set_up_logging(verbose=verbose, quiet=quiet, form=log_format)

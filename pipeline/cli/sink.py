@@ -12,6 +12,7 @@ import click
 
 from pipeline.cli.groups import FailedError
 from pipeline.cli.hdf5_options import file_options, mapping_option
+from pipeline.cli.metrics import observed
 from pipeline.cli.names import (
     await_stream,
     open_stream,
@@ -82,6 +83,7 @@ def command() -> None:
 )
 @wait_option
 @store_option
+@observed()
 @report_option
 @json_option
 def hdf5(
@@ -147,6 +149,7 @@ def hdf5(
     metavar="PATH",
     help="Where the task of Kafka Connect listens.",
 )
+@observed()
 def connect_writer(path: Path) -> None:
     """Write files for a task of the HDF5 connector, which starts this (docs/connect.md)."""
     import socket

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import click
 
 from pipeline.cli.output import json_option, print_json, print_pairs, time_text
+from pipeline.cli.standing import beamtime_facts, print_standing, spool_facts
 from pipeline.cli.up import home_option
 
 
 @click.command()
 @home_option
+@click.option(
+    "--beamtime",
+    metavar="NAME",
+    help="Tell its newest streams, too, with rates, and its groups with lag and dead letters; of"
+    " the configured broker, whether or not the local runtime runs.",
+)
+@click.option(
+    "--spool",
+    "spools",
+    multiple=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Tell what waits there, too; may be given several times.  [default: as configured]",
+)
 @json_option
-def command(home: Path | None, as_json: bool) -> None:
+def command(
+    home: Path | None, beamtime: str | None, spools: tuple[Path, ...], as_json: bool
+) -> None:
     """Tell what runs of the local runtime, and where. Exit status 1 if it does not run."""
     from pipeline.local import default_home, status
 
@@ -41,8 +59,10 @@ def command(home: Path | None, as_json: bool) -> None:
             | {"answers": node.answers}
             for node in found.nodes
         ]
+    rows, waiting = _standing(home, beamtime, spools)
     if as_json:
-        print_json(facts)
+        more = {"streams": rows} if beamtime else {}
+        print_json({**facts, **more, **({"spools": waiting} if waiting else {})})
     else:
         servers = facts.get("servers", [])
         shown = {name: value for name, value in facts.items() if value not in (None, True, False)}
@@ -55,5 +75,22 @@ def command(home: Path | None, as_json: bool) -> None:
             note = f"pid {server['pid']}" if server["answers"] else "does not answer"
             shown[server["name"]] = f"{server['address'] or 'no address'} ({note})"
         print_pairs(shown)
-    if not found.running:
+        print_standing(rows, waiting)
+    if not found.running and not beamtime:
         raise SystemExit(1)
+
+
+def _standing(
+    home: Path | None, beamtime: str | None, spools: tuple[Path, ...]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return how streams and spools stand; without --beamtime only spools that were named."""
+    if not beamtime:
+        return [], spool_facts(spools)
+    from pipeline.session import connect
+
+    if home is not None:  # as every command finds a runtime that lies elsewhere
+        os.environ["LICHTSTROM_HOME"] = str(home)
+    with connect() as session:
+        configured = session.settings.publish.spool
+        folders = spools or ((Path(configured),) if configured else ())
+        return beamtime_facts(session, beamtime), spool_facts(folders)

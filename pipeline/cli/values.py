@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from pipeline.cli.metrics import observed
 from pipeline.cli.names import open_stream, store_option, stream_argument
 from pipeline.cli.output import json_option, print_json, time_text
 
@@ -56,6 +57,7 @@ def _open(session: Session, stream: str, tick_s: float | None, *, reopen: bool) 
 @command.command()
 @stream_argument
 @_publishing_options
+@observed()
 @json_option
 def publish(
     stream: str, tick_s: float | None, keep_open: bool, reopen: bool, as_json: bool
@@ -93,6 +95,7 @@ def publish(
     " EPICS_PVA_ADDR_LIST says]",
 )
 @_publishing_options
+@observed()
 @json_option
 def epics(
     stream: str,

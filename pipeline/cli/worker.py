@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pipeline.cli.metrics import observed
 from pipeline.cli.names import StreamParam, store_option, wait_option
 from pipeline.cli.output import json_option, print_json, report_option, status_line
 from pipeline.cli.signals import stopping
@@ -110,6 +111,7 @@ if TYPE_CHECKING:
 )
 @wait_option
 @store_option
+@observed()
 @report_option
 @json_option
 def command(

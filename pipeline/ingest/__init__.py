@@ -14,12 +14,13 @@ from pipeline.errors import InvalidArgumentError
 from pipeline.ingest import sharing
 from pipeline.ingest.loop import Ingest
 from pipeline.ingest.register import Register
-from pipeline.ingest.report import IngestReport
+from pipeline.ingest.report import IngestReport, numbers_of
 from pipeline.ingest.session import Session
 from pipeline.ingest.streams import Streams
 from pipeline.ingest.waiting import Waiting
 from pipeline.ingest.writers import Writers
 from pipeline.protocols import DetectorAdapter, Durability
+from pipeline.telemetry.book import BOOK, Place
 
 __all__ = ["IngestReport", "Session", "run"]
 
@@ -122,4 +123,8 @@ def run(
     )
     ingest.register = Register(ingest.streams, stream)
     ingest.others = sharing.Others(session, getattr(adapter, "others_wait_s", 30.0))
-    return ingest.run(poll_s=poll_s, streams=streams, flush_timeout_s=flush_timeout_s)
+    meter = BOOK.watch(Place(beamtime=beamtime, detector=detector), ingest.report, numbers_of)
+    try:
+        return ingest.run(poll_s=poll_s, streams=streams, flush_timeout_s=flush_timeout_s)
+    finally:
+        meter.close()

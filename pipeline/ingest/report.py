@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pipeline.telemetry.book import Numbers
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, weakref_slot=True)
 class IngestReport:
     """What became of the frames of one run.
 
@@ -44,3 +46,17 @@ class IngestReport:
     spooled: int = 0
     waited_s: float = 0.0
     waiting: str = ""
+
+
+def numbers_of(report: IngestReport) -> Numbers:
+    """Return a report as metrics."""
+    return {
+        "lichtstrom_adapter_frames_total": report.frames,
+        "lichtstrom_adapter_bytes_total": report.nbytes,
+        "lichtstrom_adapter_skipped_total": report.skipped,
+        "lichtstrom_adapter_quarantined_total": report.quarantined,
+        "lichtstrom_adapter_streams_total": len(report.streams),
+        "lichtstrom_adapter_ended_streams_total": len(report.ended),
+        "lichtstrom_adapter_held_back_seconds_total": report.waited_s,
+        "lichtstrom_adapter_waiting": bool(report.waiting),
+    }

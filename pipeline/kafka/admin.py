@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
@@ -36,6 +36,19 @@ _COMPACTED: Mapping[str, str] = {
     # Tombstones stay long enough for the slowest reader to see them.
     "delete.retention.ms": "604800000",
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """How many brokers there are, and how the partitions of our topics are.
+
+    ``under_replicated``: fewer replicas in sync than there should be; ``offline``: no leader.
+    """
+
+    brokers: int
+    partitions: int
+    under_replicated: int
+    offline: int
 
 
 class Admin:
@@ -99,6 +112,25 @@ class Admin:
                     raise self._watch.error("no answer in time") from error
             time.sleep(ASK_AGAIN_S)
             limit_s = max(ASK_AGAIN_S, deadline - time.monotonic())
+
+    def cluster(self) -> Cluster:
+        """Return how brokers and our partitions are; raises BrokerUnavailableError."""
+        client = self.client
+        with translated(self._watch):
+            found = client.list_topics(timeout=self.settings.timeout_s)
+        ours = f"{self.settings.prefix}."
+        partitions = [
+            partition
+            for name, topic in found.topics.items()
+            if name.startswith(ours)
+            for partition in topic.partitions.values()
+        ]
+        return Cluster(
+            brokers=len(found.brokers),
+            partitions=len(partitions),
+            under_replicated=sum(len(p.isrs) < len(p.replicas) for p in partitions),
+            offline=sum(p.leader < 0 for p in partitions),
+        )
 
     def answers(self, timeout_s: float) -> bool:
         """Whether some broker answers in so short a time."""

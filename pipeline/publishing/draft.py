@@ -180,6 +180,7 @@ class Draft:
             used=sum(self.lengths[first:last]),
             shares=self.shares,
             epoch=self.epoch,
+            opened_s=self.opened_s,
             **{name: getattr(self, name)[first:last] for name in _PER_FRAME},
         )
 

@@ -63,6 +63,7 @@ def open_stream(
     known: Known,
     on_confirmed: Callable[[Sequence[Any], int], None],
     on_released: Callable[[Draft], None],
+    on_safe: Callable[[list[Draft]], object],
 ) -> Opened:
     """Start or continue the stream, and get ready to send.
 
@@ -96,6 +97,7 @@ def open_stream(
         role=role,
         on_confirmed=on_confirmed,
         on_released=on_released,
+        on_safe=on_safe,
     )
     window.start()
     following = max(ceil for p in progress.values() for ceil in (p.highest, *p.ceils)) + 1

@@ -240,3 +240,13 @@ def left_behind(root: Path, name: StreamId | None = None) -> Iterator[SpoolFolde
         folder = SpoolFolder(facts.parent)
         if folder.is_abandoned:
             yield folder
+
+
+def spooled(root: Path) -> tuple[int, int]:
+    """Return how many drafts lie under a folder and their bytes, whoever holds them."""
+    found = list(root.rglob(f"*{_SUFFIX}"))
+    nbytes = 0
+    for file in found:
+        with contextlib.suppress(OSError):  # published meanwhile
+            nbytes += file.stat().st_size
+    return len(found), nbytes

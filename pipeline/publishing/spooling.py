@@ -59,6 +59,11 @@ class Spooling:
         return bool(self._settings.spool)
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of local disk that it takes."""
+        return sum(folder.nbytes for folder in (self._folder, *self._left) if folder is not None)
+
+    @property
     def waiting(self) -> bool:
         """Whether drafts are on disk that have not been moved."""
         return bool(self._files)

@@ -71,8 +71,8 @@ class Role:
 class Window:
     """Moves drafts of one publisher to store and topic.
 
-    ``submit`` never blocks: what it holds is bounded by the publisher's buffers.  ``on_confirmed``
-    and ``on_released`` are called from the window's threads.
+    ``submit`` never blocks: what it holds is bounded by the publisher's buffers.  ``on_confirmed``,
+    ``on_safe`` and ``on_released`` are called from the window's threads.
     """
 
     def __init__(
@@ -86,6 +86,7 @@ class Window:
         role: Role,
         on_confirmed: Callable[[Sequence[Any], int], None],
         on_released: Callable[[Draft], None],
+        on_safe: Callable[[list[Draft]], object] | None = None,
     ) -> None:
         self._services = services
         self._info = info
@@ -96,6 +97,7 @@ class Window:
         self._drain_nonce = new_nonce() if role.drains else ""
         self._on_confirmed = on_confirmed
         self._on_released = on_released
+        self._on_safe = on_safe
         start = info.start
         self._topic = services.names.topic(start.beamtime, start.detector)
         self._prefix = services.prefix(info)
@@ -103,6 +105,8 @@ class Window:
         self.failure: PipelineError | None = None
         #: Why nothing moves at the moment, for messages; "" while all is well.
         self.trouble = ""
+        #: Puts that failed and were tried again.
+        self.retries = 0
         self._uploads: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
         self._in_order: deque[Entry] = deque()
         self._acked: list[Entry] = []
@@ -264,6 +268,7 @@ class Window:
                 if not self.trouble:
                     log.warning("waiting for the store: %s", error)
                 self.trouble = str(error)
+                self.retries += 1
                 self._stop.wait(pause_s)
                 pause_s = min(1.0, pause_s * 2)
         return False
@@ -363,6 +368,8 @@ class Window:
             while self._echo_due():
                 tokens.append(self._echoes.pop(0)[1])
             self._on_confirmed(tokens, frames)
+            if self._on_safe is not None:
+                self._on_safe([entry.draft for entry in acked])
             self.changed.notify_all()
 
     def _fail(self, error: PipelineError) -> None:

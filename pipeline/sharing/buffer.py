@@ -30,6 +30,8 @@ class Counts:
     void: int = 0
     filtered: int = 0
     incomplete: int = 0
+    #: Payload bytes of the records that were taken in.
+    received_nbytes: int = 0
 
 
 @dataclass(slots=True, eq=False)

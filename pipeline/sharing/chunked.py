@@ -24,6 +24,7 @@ from pipeline.services import Services
 from pipeline.sharing.buffer import Counts
 from pipeline.sharing.delivery import Delivery
 from pipeline.sharing.following import FollowedFrames, OrderedDelivery
+from pipeline.sharing.measured import Measured
 from pipeline.stream import Stream
 from pipeline.wire import codec
 
@@ -79,6 +80,7 @@ class ChunkedShare:
         self._count = count
         self._wake = wake
         self.counts = Counts()
+        self._measured: Measured | None = None
         self._lock = threading.Lock()
         self._part: list[OrderedDelivery] = []
         self._ready: deque[_Chunk] = deque()
@@ -98,7 +100,12 @@ class ChunkedShare:
         """Make the topic of dead letters, and begin to read."""
         if not self._admin.partitions(self._dead):
             self._admin.create_topic(self._dead, partitions=1)
+        self._measured = Measured(self._stream.name, self._group, self.counts, self._sizes)
         self._thread.start()
+
+    def _sizes(self) -> tuple[int, int]:
+        with self._lock:
+            return sum(len(c.turns) for c in self._ready), sum(c.left for c in self._open)
 
     @property
     def silent_s(self) -> float:
@@ -125,6 +132,8 @@ class ChunkedShare:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(30.0)
+        if self._measured is not None:
+            self._measured.close()
         self._frames.close()
 
     # -- settling ---------------------------------------------------------------------------------

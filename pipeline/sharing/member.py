@@ -37,6 +37,7 @@ from pipeline.sharing.backlog import Backlog, check_reached
 from pipeline.sharing.buffer import Buffer, Counts, Held, Item
 from pipeline.sharing.delivery import Delivery
 from pipeline.sharing.filtered import Filtered, Row, Waiting
+from pipeline.sharing.measured import Measured
 from pipeline.sharing.progress import PartitionProgress, Taken
 from pipeline.stream import Stream
 from pipeline.wire import codec
@@ -94,6 +95,7 @@ class KafkaShare:
         self._dead = names.dead_letters(begun.beamtime, begun.detector, group)
         self.group_id = names.group(begun.beamtime, group, begun.stream_key)
         self.counts = Counts()
+        self._measured: Measured | None = None
         self._changed = threading.Condition()
         self._buffer = Buffer(stream.fetcher, ahead=ahead)
         self._held: dict[Place, Held] = {}
@@ -128,6 +130,7 @@ class KafkaShare:
         work = groups.first_offsets(admin, self._work, self._work_partitions)
         groups.begin(admin, self.group_id, {self._topic: at, self._work: work})
         self._check_held()
+        self._measured = Measured(self._stream.name, self._group, self.counts, self._sizes)
         self._member = GroupMember(
             self._services.settings.kafka,
             self.group_id,
@@ -207,6 +210,8 @@ class KafkaShare:
         item.held.in_hand += 1
         self.counts.delivered += 1
         self._buffer.pump()
+        if self._measured is not None:
+            self._measured.delivered(item)
         frame = item.frame
         if frame is None:
             assert item.unit is not None
@@ -221,6 +226,11 @@ class KafkaShare:
             self._changed.notify_all()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(self._services.settings.kafka.timeout_s + 5)
+        if self._measured is not None:
+            self._measured.close()
+
+    def _sizes(self) -> tuple[int, int]:
+        return len(self._buffer), sum(held.in_hand for held in list(self._held.values()))
 
     # -- settling ---------------------------------------------------------------------------------
 
@@ -375,6 +385,8 @@ class KafkaShare:
         value, taken = located.value, None
         if isinstance(value, Segment) and len(value):
             taken = held.progress.taken(offset, len(value))
+            taken.appended_ms = located.timestamp_ms
+            self.counts.received_nbytes += int(value.lengths.sum())
         else:
             held.progress.passed(offset)
         self._active_s = time.monotonic()

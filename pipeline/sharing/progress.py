@@ -65,6 +65,8 @@ class Taken:
     offset: int
     done: bytearray
     open: int
+    #: When the broker appended it, ms since 1970; 0: not known.
+    appended_ms: int = 0
 
 
 class PartitionProgress:

@@ -23,6 +23,8 @@ from pipeline.errors import InvalidFrameError, PipelineError, StreamTimeoutError
 from pipeline.reading.fetch import Fetcher
 from pipeline.reading.frame import Frame
 from pipeline.session import connect
+from pipeline.telemetry import logs
+from pipeline.telemetry.logs import LogSettings
 from pipeline.workers.function import Context, Function, Result, load, prepare, results_of
 from pipeline.workers.travel import Parcel, unpack
 
@@ -42,6 +44,8 @@ class Job:
     outs: int = 0
     #: The runner's environment: a process that is forked from a server has that server's.
     environment: dict[str, str]
+    #: How the runner logs.
+    logging: LogSettings | None = None
 
 
 class Order(NamedTuple):
@@ -91,6 +95,8 @@ def main(job: Job, pipe: Connection) -> None:
         signal.signal(number, signal.SIG_IGN)
     os.environ.clear()
     os.environ.update(job.environment)
+    if job.logging is not None:
+        logs.set_up_logging(job.logging)
     child = Child(job, pipe)
     try:
         function, close = prepare(load(job.function), job.context)

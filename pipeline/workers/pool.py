@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import multiprocessing
+import os
 import pickle
 import sys
 import time
@@ -13,6 +14,8 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from pipeline.telemetry.book import Numbers
+from pipeline.telemetry.processes import resident_nbytes
 from pipeline.workers import child
 from pipeline.workers.child import Answer, Broken, Job, Order, Ready, Waiting
 from pipeline.workers.travel import Parcel
@@ -106,6 +109,22 @@ class Pool:
     def in_hand(self) -> int:
         """Frames that the processes have."""
         return sum(g.frames for worker in self.workers for g in worker.given.values())
+
+    def numbers(self) -> Numbers:
+        """Return the processes as metrics; for any thread."""
+        workers = list(self.workers)
+        pids = [w.process.pid for w in workers if w.process is not None]
+        return {
+            "lichtstrom_worker_crashes_total": sum(w.crashes for w in workers),
+            ("lichtstrom_worker_processes", "wanted"): self.wanted,
+            ("lichtstrom_worker_processes", "ready"): sum(w.ready for w in workers),
+            ("lichtstrom_worker_processes", "busy"): sum(bool(w.given) for w in workers),
+            "lichtstrom_worker_resident_bytes": resident_nbytes([os.getpid(), *pids]),
+            **{
+                ("lichtstrom_worker_process_frames_total", str(w.index)): float(w.frames)
+                for w in workers
+            },
+        }
 
     # -- processes --------------------------------------------------------------------------------
 

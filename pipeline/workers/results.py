@@ -30,6 +30,7 @@ from pipeline.session import Session
 from pipeline.sharing import runs
 from pipeline.sharing.delivery import Delivery
 from pipeline.stream import Stream
+from pipeline.telemetry.traces import origin_of
 from pipeline.workers.floors import GroupFloors
 from pipeline.workers.function import Result
 
@@ -128,6 +129,7 @@ class Results:
             return self._base, 1
 
     def _publish(self) -> Publisher:
+        begun = self._source.start
         return self._session.publish(
             self.name.beamtime,
             self.name.detector,
@@ -140,6 +142,8 @@ class Results:
                 "group": self._group,
                 "code": self._code,
                 **({"run": self._run} if self._run > 1 else {}),
+                # of results of results: whose frames they are in the end
+                **({"origin_id": origin_of(begun).hex()} if begun.lineage else {}),
             },
             instance=runs.instance_of(self._group),
             role=Role(member=self._member),

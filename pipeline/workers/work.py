@@ -7,6 +7,7 @@ import dataclasses
 import glob
 import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,16 @@ from pipeline.session import Session
 from pipeline.shared import Delivery, SharedFrames
 from pipeline.sharing.chunked import ChunkedShare
 from pipeline.stream import Stream
+from pipeline.telemetry.book import BOOK, Numbers, Place
+from pipeline.telemetry.traces import (
+    CONSUMER,
+    TRACING,
+    Span,
+    Tracer,
+    publish_id,
+    trace_id,
+    work_id,
+)
 from pipeline.workers.child import Answer, Failure
 from pipeline.workers.function import Result
 from pipeline.workers.pace import Pace
@@ -97,6 +108,8 @@ class Work:
         if plan.begin is not None:
             self._begin_at(session, plan.begin)
         self._results = [self._derived(session, out) for out in plan.outs]
+        self._meter = BOOK.watch(_place(stream, plan.group), self, Work._numbers)
+        self._took = self._meter.stage("work")
         try:
             for results in self._results:
                 results.open()
@@ -104,6 +117,7 @@ class Work:
         except BaseException:
             for results in self._results:
                 results.abandon()
+            self._meter.close()
             raise
 
     def _join(self, session: Session, wake: Callable[[], None]) -> SharedFrames | ChunkedShare:
@@ -191,6 +205,13 @@ class Work:
         """Results that are not confirmed yet."""
         return sum(results.pending for results in self._results)
 
+    def _numbers(self) -> Numbers:
+        return {
+            "lichtstrom_worker_results_total": self.counts.results,
+            "lichtstrom_worker_skipped_total": self.counts.skipped,
+            "lichtstrom_worker_pending_results": self.pending,
+        }
+
     # -- settling ---------------------------------------------------------------------------------
 
     def settle(self, calls: list[Call], answer: Answer) -> None:
@@ -198,13 +219,36 @@ class Work:
         if self._gone:
             return
         nbytes = sum(delivery.frame.nbytes for call in calls for delivery in call)
-        self.pace.took(sum(map(len, calls)), answer.seconds, nbytes)
+        frames = sum(map(len, calls))
+        self.pace.took(frames, answer.seconds, nbytes)
+        self._took.note(answer.seconds / frames, frames)
+        if TRACING.tracer is not None:
+            self._trace(TRACING.tracer, calls, answer)
         for call, outcome in zip(calls, answer.outcomes, strict=True):
             if isinstance(outcome, Failure):
                 self.failed(call, outcome)
             else:
                 self._good(call, outcome)
         self.tick()
+
+    def _trace(self, tracer: Tracer, calls: list[Call], answer: Answer) -> None:
+        ended_ns, start = time.time_ns(), self.stream.start
+        for call, outcome in zip(calls, answer.outcomes, strict=True):
+            error = outcome.reason if isinstance(outcome, Failure) else ""
+            for number in tracer.sampled(delivery.frame.number for delivery in call):
+                span = Span(
+                    "work",
+                    CONSUMER,
+                    trace_id(start, number),
+                    # a result follows the one attempt that succeeded
+                    os.urandom(8) if error else work_id(start.stream_key, number, self._plan.group),
+                    publish_id(start.stream_key, number),
+                    ended_ns - int(answer.seconds * 1e9),
+                    ended_ns,
+                    {"stream": self.label, "frame": number, "group": self._plan.group},
+                    error,
+                )
+                tracer.add(span)
 
     def _good(self, call: Call, outs: list[list[Result]]) -> None:
         self.in_hand -= len(call)
@@ -232,12 +276,14 @@ class Work:
             number, attempt = delivery.frame.number, delivery.attempt
             if attempt >= self._plan.max_attempts:
                 self.counts.rejected += 1
-                log.error("frame %d is given up: %s", number, failure.reason)
+                log.error("frame %d is given up: %s", number, failure.reason, extra=self._about)
                 for results in self._results:
                     results.give_up(number)
                 delivery.reject(failure.reason, trace=failure.trace)
             else:
-                log.warning("frame %d: attempt %d: %s", number, attempt, failure.reason)
+                log.warning(
+                    "frame %d: attempt %d: %s", number, attempt, failure.reason, extra=self._about
+                )
                 self.counts.retried += 1
                 delivery.retry(delay_s=min(_MAX_RETRY_S, _RETRY_S * 2.0 ** (attempt - 1)))
 
@@ -271,6 +317,7 @@ class Work:
                 results.flush(_FLUSH_S)
         finally:
             self._frames.close()
+            self._meter.close()
         for results in self._results:
             if finished:
                 results.end()
@@ -281,6 +328,7 @@ class Work:
     def abandon(self) -> None:
         """Leave the group at once; what is not settled goes to others, or comes back later."""
         self._gone = True
+        self._meter.close()
         self._frames.close()
         for results in self._results:
             results.abandon()
@@ -292,6 +340,15 @@ class Work:
         return self._plan.chunk > 0
 
     @property
+    def _about(self) -> dict[str, str]:
+        return {"stream": self.label, "group": self._plan.group}
+
+    @property
     def label(self) -> str:
         """The stream's name, for messages."""
         return str(self.stream.name)
+
+
+def _place(stream: Stream, group: str) -> Place:
+    name = stream.name
+    return Place(beamtime=name.beamtime, detector=name.detector, stream=name.stream, group=group)

@@ -24,6 +24,7 @@ from pipeline.reading.frame import Frame
 from pipeline.reading.table import FrameTable
 from pipeline.records import Located, Segment
 from pipeline.sinks.hdf5.files import Files
+from pipeline.sinks.hdf5.measured import Measured
 from pipeline.sinks.hdf5.prepare import Prepared
 from pipeline.sinks.hdf5.share import Share
 from pipeline.sinks.hdf5.sink import Hdf5Sink
@@ -128,11 +129,13 @@ class Records:
         self._nbytes = 0
         self._taken = 0
         self._checkpoint_s = 0.0
+        self._measured = Measured(stream, files)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._measured.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._cursor.close()
 
@@ -161,6 +164,7 @@ class Records:
         if now - self._checkpoint_s >= every_s:
             self._checkpoint_s = now
             self._files.checkpoint(self._feed.safe(self._marker))
+            self._measured.durable()
 
     def _take_in(self, records: list[Located]) -> None:
         for located in records:
@@ -171,6 +175,7 @@ class Records:
                 self._taken += 1
                 self._window.add(self._taken, block)
                 self._segments.append((located, block))
+                self._measured.came(located.value)
         self._window.pump()
 
     def _prepare(self) -> None:
@@ -211,6 +216,7 @@ class Records:
             self._window.release(waiting.block)
             self._window.pump()
             self._marker[located.partition] = located.offset + 1
+            self._measured.put()
 
     def _at_end(self) -> bool:
         if self._ends is None:

@@ -10,7 +10,8 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from threading import Event
@@ -26,6 +27,10 @@ from pipeline.sinks.hdf5.following import SinkReport, check_counts, finish_maste
 from pipeline.sinks.hdf5.records import LogFeed, Progress, write_records
 from pipeline.sinks.letters import DeadLetters
 from pipeline.stream import Stream
+from pipeline.telemetry import logs
+from pipeline.telemetry.book import BOOK, Histogram, Meter, Numbers, Place
+from pipeline.telemetry.logs import LogSettings
+from pipeline.telemetry.traces import TRACING, TraceSettings
 
 #: In the name of the topic of dead letters.
 GROUP = "hdf5"
@@ -33,6 +38,8 @@ GROUP = "hdf5"
 _LOOK_S = 0.2
 #: How long writers may take to come to their end once they were told.
 _LEAVE_S = 60.0
+#: How often writers tell their numbers.
+_TELL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +50,11 @@ class _Job:
     options: Options
     partitions: Sequence[int]
     stop: Any
+    logging: LogSettings | None
+    traces: TraceSettings | None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class _Writer:
     process: Any
     connection: Connection
@@ -54,6 +63,12 @@ class _Writer:
     counts: SinkCounts | None = None
     failed: str = ""
     ended: bool = False
+    numbers: Numbers = field(default_factory=dict)
+    meter: Meter | None = None
+
+    def told(self) -> Numbers:
+        """Return its numbers as it told them last."""
+        return self.numbers
 
 
 def write_in_processes(
@@ -108,11 +123,16 @@ def _start(
         options=replace(options, extras=()),  # for the master file alone
         partitions=partitions,
         stop=stop,
+        logging=logs.current(),
+        traces=TRACING.settings,
     )
     process = context.Process(target=_write, args=(job, theirs), daemon=True)
     process.start()
     theirs.close()
-    return _Writer(process, connection, partitions)
+    name, writer = stream.name, _Writer(process, connection, partitions)
+    place = Place(beamtime=name.beamtime, detector=name.detector, stream=name.stream)
+    writer.meter = BOOK.watch(place, writer, _Writer.told)
+    return writer
 
 
 def _watch(running: Sequence[_Writer], stop: Event, ours: Any, on_progress: Progress) -> None:
@@ -140,6 +160,10 @@ def _hear(writer: _Writer) -> None:
         return
     if kind == "written":
         writer.written = value
+    elif kind == "told":
+        writer.numbers, stages = value
+        if writer.meter is not None:
+            writer.meter.stages = stages
     elif kind == "done":
         writer.counts = value
         writer.written = value.written
@@ -155,17 +179,57 @@ def _leave(running: Sequence[_Writer], stop: Any) -> None:
             writer.process.kill()
             writer.process.join()
         writer.connection.close()
+        if writer.meter is not None:
+            writer.meter.close()
 
 
 def _write(job: _Job, connection: Connection) -> None:
     """Be one writer."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    if job.logging is not None:
+        logs.set_up_logging(job.logging)
+    TRACING.begin(job.traces)
+    told = _Told(connection)
     try:
-        counts = _write_share(job, connection)
-        connection.send(("done", counts))
+        counts = _write_share(job, told)
+        told.tell()
+        told.send(("done", counts))
     except PipelineError as error:
-        connection.send(("failed", str(error)))
+        told.send(("failed", str(error)))
+    finally:
+        TRACING.end()
+
+
+class _Told:
+    """The way to the parent, for the writer and the thread that tells its numbers."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def send(self, message: tuple[str, Any]) -> None:
+        """Tell the parent; waits while it has not heard what was said before."""
+        with self._lock:
+            self._connection.send(message)
+
+    def tell(self) -> None:
+        """Tell the numbers of this process: all of them are of its one stream."""
+        numbers: dict[str, float] = {}
+        stages: dict[str, Histogram] = {}
+        for _, totals in BOOK.collect():
+            for key, value in totals.values.items():
+                numbers[key[0]] = numbers.get(key[0], 0.0) + value
+            for stage, histogram in totals.stages.items():
+                stages.setdefault(stage, Histogram()).add(histogram)
+        self.send(("told", (numbers, stages)))
+
+    def _run(self) -> None:
+        pause = threading.Event()
+        with suppress(OSError):  # the parent has gone
+            while not pause.wait(_TELL_S):
+                self.tell()
 
 
 def _end_with_parent() -> None:
@@ -176,14 +240,14 @@ def _end_with_parent() -> None:
         os._exit(1)  # as after a kill, the next run goes on
 
 
-def _write_share(job: _Job, connection: Connection) -> SinkCounts:
+def _write_share(job: _Job, told: _Told) -> SinkCounts:
     said = 0
 
     def progress(written: int) -> None:
         nonlocal said
         if written - said >= 100:
             said = written
-            connection.send(("written", written))
+            told.send(("written", written))
 
     with (
         connect(settings=job.settings) as session,

@@ -1,0 +1,1 @@
+"""What a process says of itself: numbers for Prometheus, log lines, spans of sampled frames."""
