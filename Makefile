@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test lint bench connectors spark clean
+.PHONY: demo test lint bench connectors spark audit clean
 
 ## demo: simulated detector -> adapter -> Kafka + S3 -> two workers -> HDF5, with a summary
 demo: $(STAMP)
@@ -59,3 +59,10 @@ clean:
 	rm -rf .venv .demo build dist *.egg-info .coverage .coverage.* connectors/*/target \
 		.pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find pipeline schemas tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+## audit: known holes in what we depend on (needs the advisory databases on the network)
+audit: $(STAMP)
+	$(BIN)/python -m venv .venv/audit && .venv/audit/bin/pip install -q pip-audit
+	.venv/audit/bin/pip-audit --strict --path $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+	go run golang.org/x/vuln/cmd/govulncheck@v1.1.4 -mode=binary $$($(BIN)/python -c 'from pipeline.local.s3 import find_versitygw; print(find_versitygw())')
+	@echo "jars, for an audit by OSV or OWASP dependency-check:"; grep -hv '^#' pipeline/local/*.lock | cut -d' ' -f1

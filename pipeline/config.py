@@ -2,12 +2,11 @@
 
 Order: argument, then environment (``LICHTSTROM_*``), then ``lichtstrom.toml``, then the runtime
 that ``lichtstrom up`` runs, then the default.  Unknown keys fail with the nearest known one.
-Secrets never appear in ``repr``.
+Secrets never appear in ``repr`` or in errors.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import os
@@ -17,6 +16,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.conversion import convert, converted, nearest
+from pipeline.credentials import Credentials, Secret, secret_in
 from pipeline.errors import ConfigError
 from pipeline.naming import DEFAULT_PREFIX
 
@@ -25,25 +26,27 @@ MIB = 1024 * 1024
 MAX_INLINE_NBYTES = 128 * 1024
 #: Where every setting can also come from.
 ENVIRONMENT_PREFIX = "LICHTSTROM_"
-
-
-class Secret(str):
-    """Text that does not show itself in ``repr`` (logs, tracebacks, dataclasses)."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "'***'" if self else "''"
+#: The file of `lichtstrom access grant --json`.
+_CREDENTIALS = ENVIRONMENT_PREFIX + "CREDENTIALS"
+_IDENTITY = ("username", "password", "ca")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KafkaSettings:
     """How to reach the broker; ``bootstrap`` empty means there is none (stored streams only).
 
-    ``properties`` go to librdkafka unchanged (security.protocol, sasl.*, ssl.*).
+    With a ``username`` or a ``ca`` all goes by TLS, and the user is proved by SCRAM.
+    ``properties`` go to librdkafka unchanged, for what these do not cover (Kerberos, ...).
     """
 
     bootstrap: str = ""
+    #: Certificates of who may sign the brokers': PEM text or a file; empty: the system's.
+    ca: str = field(default="", repr=False)
+    username: str = ""
+    password: Secret = field(default_factory=Secret)
+    #: A file with the password, in place of ``password``.
+    password_file: str = ""
+    mechanism: Literal["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"] = "SCRAM-SHA-512"
     prefix: str = DEFAULT_PREFIX
     timeout_s: float = 10.0
     partitions: int = 8
@@ -65,8 +68,24 @@ class StoreSettings:
     endpoints: tuple[str, ...] = ()
     access_key: str = ""
     secret_key: Secret = field(default_factory=Secret)
+    #: A file with the secret key, in place of ``secret_key``.
+    secret_key_file: str = ""
+    #: Certificates of who may sign the server's, beside the system's: PEM text or a file.
+    ca: str = field(default="", repr=False)
     region: str = "us-east-1"
     timeout_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectSettings:
+    """How to reach the REST interface of Kafka Connect; ``url`` empty: the local runtime's."""
+
+    url: str = ""
+    username: str = ""
+    password: Secret = field(default_factory=Secret)
+    password_file: str = ""
+    #: As for the store.
+    ca: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +131,7 @@ class Settings:
     store: StoreSettings = field(default_factory=StoreSettings)
     publish: PublishSettings = field(default_factory=PublishSettings)
     read: ReadSettings = field(default_factory=ReadSettings)
+    connect: ConnectSettings = field(default_factory=ConnectSettings)
     #: Make topics and buckets when they are missing; the default only on the local runtime.
     create: bool = False
 
@@ -121,6 +141,7 @@ _SECTIONS: Mapping[str, type] = {
     "store": StoreSettings,
     "publish": PublishSettings,
     "read": ReadSettings,
+    "connect": ConnectSettings,
 }
 
 
@@ -145,7 +166,12 @@ def home(environment: Mapping[str, str] | None = None) -> Path:
     return Path(data).expanduser().absolute() / "lichtstrom"
 
 
-def load(store: str | None = None, *, environment: Mapping[str, str] | None = None) -> Settings:
+def load(
+    store: str | None = None,
+    *,
+    credentials: str | Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Settings:
     """Read the settings.
 
     Parameters
@@ -153,22 +179,33 @@ def load(store: str | None = None, *, environment: Mapping[str, str] | None = No
     store:
         A store URL instead of the configured one.  ``s3`` and ``file`` alone choose between the
         two ways to the local runtime's store.
+    credentials:
+        File of ``lichtstrom access grant --json``: stronger than all but ``store``.
     environment:
         Instead of the process's, for tests.
 
     Raises
     ------
     ConfigError
-        Names the key, its source and the nearest known key.
+        Names the key, its source and the nearest known key; never a secret.
     """
     environ = os.environ if environment is None else environment
     values: dict[str, dict[str, Any]] = {name: {} for name in _SECTIONS}
     runtime = _runtime(home(environ) / "runtime.json", values)
-    local = values["kafka"].get("bootstrap")
-    create = _file(environ, values)
-    create = _environment(environ, values, create)
-    if create is None:  # the default only on the local runtime
-        create = bool(runtime) and values["kafka"].get("bootstrap") == local
+    own = dict(values["kafka"])
+    given = _File.found(environ)
+    named = environ.get(_CREDENTIALS) or given.credentials
+    if named and credentials is None:
+        _use_credentials(Path(named), values)
+    given.apply(values)
+    create = _environment(environ, values, given.create)
+    if credentials is not None:
+        _use_credentials(Path(credentials), values)
+    is_own = bool(runtime) and values["kafka"].get("bootstrap") == own.get("bootstrap")
+    if not is_own:  # its keys are for its servers alone
+        _forget(values["kafka"], own)
+    if create is None:  # the default only on the local runtime, for who runs it
+        create = is_own and values["kafka"].get("username") == own.get("username")
     _choose_store(values["store"], store, runtime)
     sections = {name: _build(name, values[name]) for name in _SECTIONS}
     return Settings(**sections, create=create)
@@ -178,49 +215,94 @@ def _runtime(path: Path, values: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Take over what ``lichtstrom up`` wrote down."""
     try:
         runtime: dict[str, Any] = json.loads(path.read_text())
-        values["kafka"]["bootstrap"] = runtime["kafka"]["bootstrap"]
+        kafka = runtime["kafka"]
+        values["kafka"]["bootstrap"] = kafka["bootstrap"]
+        values["kafka"] |= {name: kafka[name] for name in _IDENTITY if kafka.get(name)}
         values["store"]["url"] = runtime["store"]["url"]
         _use_s3(values["store"], runtime)
+        connect = runtime.get("connect") or {}
+        known = ("url", *_IDENTITY)
+        values["connect"] |= {name: connect[name] for name in known if connect.get(name)}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"{path} cannot be read ({error!r}): run `lichtstrom up` again"
-        ) from error
+        what = error.strerror if isinstance(error, OSError) else type(error).__name__
+        raise ConfigError(f"{path} cannot be read ({what}): run `lichtstrom up` again") from error
     return runtime
 
 
 def _use_s3(store: dict[str, Any], runtime: Mapping[str, Any]) -> None:
     s3 = runtime.get("s3") or {}
     if s3:
-        store["endpoints"] = (s3["endpoint"],)
+        nodes = runtime.get("nodes", ())
+        several = [n["address"] for n in nodes if n["name"].startswith("gateway-")]
+        store["endpoints"] = tuple(several) or (s3["endpoint"],)
         store["access_key"], store["secret_key"] = s3["access_key"], s3["secret_key"]
         store["region"] = s3.get("region", "us-east-1")
+        store["ca"] = s3.get("ca", "")
 
 
-def _file(environ: Mapping[str, str], values: dict[str, dict[str, Any]]) -> bool | None:
-    """Read ``lichtstrom.toml``; return what it says of ``create``, None for nothing."""
-    create = None
-    path = Path(environ.get(ENVIRONMENT_PREFIX + "CONFIG", "lichtstrom.toml"))
-    if not path.exists():
-        if ENVIRONMENT_PREFIX + "CONFIG" in environ:
-            raise ConfigError(f"{path} (from LICHTSTROM_CONFIG) does not exist")
-        return create
-    try:
-        content = tomllib.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    for section, entries in content.items():
-        if section == "create":
-            create = _convert(bool, entries, f"{path}: create")
-        elif section in _SECTIONS:
-            if not isinstance(entries, dict):
-                raise ConfigError(f"{path}: {section} must be a section, [{section}]")
-            for key, value in entries.items():
-                _set(values, section, key, value, f"{path}: [{section}] {key}")
-        elif section != "adapter":  # one section per instrument, read by the command line
-            raise ConfigError(f"{path}: [{section}] is unknown{_nearest(section, _SECTIONS)}")
-    return create
+def _use_credentials(path: Path, values: dict[str, dict[str, Any]]) -> None:
+    """Take over what a user was given, and nothing of another user's."""
+    found = Credentials.read(path)
+    kafka = values["kafka"]
+    kafka |= {"password_file": "", "mechanism": "SCRAM-SHA-512"}
+    kafka |= {name: str(getattr(found.kafka, name)) for name in ("bootstrap", *_IDENTITY)}
+    if found.prefix:
+        kafka["prefix"] = found.prefix
+    if found.s3 is not None:
+        s3, place = found.s3, "/".join(filter(None, (found.s3.bucket, found.s3.prefix)))
+        values["store"] |= {"access_key": s3.access_key, "secret_key": str(s3.secret_key)}
+        values["store"] |= {"secret_key_file": "", "ca": s3.ca, "endpoints": (s3.endpoint,)}
+        # A bucket of its own for each beamtime, unless this one holds all below a prefix.
+        values["store"]["url"] = f"s3://{place}" if s3.prefix else "s3://"
+
+
+def _forget(kafka: dict[str, Any], own: Mapping[str, Any]) -> None:
+    for name in _IDENTITY:
+        if name in own and kafka.get(name) == own[name]:
+            del kafka[name]
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """What ``lichtstrom.toml`` says."""
+
+    path: Path
+    content: Mapping[str, Any]
+    create: bool | None = None
+    credentials: str = ""
+
+    @classmethod
+    def found(cls, environ: Mapping[str, str]) -> _File:
+        path = Path(environ.get(ENVIRONMENT_PREFIX + "CONFIG", "lichtstrom.toml"))
+        if not path.exists():
+            if ENVIRONMENT_PREFIX + "CONFIG" in environ:
+                raise ConfigError(f"{path} (from LICHTSTROM_CONFIG) does not exist")
+            return cls(path, {})
+        try:
+            content = tomllib.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path}: {error}") from error
+        create, credentials = content.pop("create", None), content.pop("credentials", "")
+        return cls(
+            path,
+            content,
+            None if create is None else converted(bool, create, f"{path}: create"),
+            # Beside the file, wherever the program was started.
+            credentials and str(path.parent / converted(str, credentials, f"{path}: credentials")),
+        )
+
+    def apply(self, values: dict[str, dict[str, Any]]) -> None:
+        for section, entries in self.content.items():
+            if section in _SECTIONS:
+                if not isinstance(entries, dict):
+                    raise ConfigError(f"{self.path}: {section} must be a section, [{section}]")
+                for key, value in entries.items():
+                    _set(values, section, key, value, f"{self.path}: [{section}] {key}")
+            elif section != "adapter":  # one section per instrument, read by the command line
+                near = nearest(section, _SECTIONS)
+                raise ConfigError(f"{self.path}: [{section}] is unknown{near}")
 
 
 def _environment(
@@ -231,7 +313,9 @@ def _environment(
         if not name.startswith(ENVIRONMENT_PREFIX):
             continue
         if section == "create" and not key:
-            create = _convert(bool, environ[name], name)
+            create = converted(bool, environ[name], name)
+        elif section == "connect" and key not in ConnectSettings.__dataclass_fields__:
+            continue  # options of `lichtstrom connect` come by such names
         elif section in _SECTIONS and key:
             _set(values, section, key, environ[name], name)
     return create
@@ -240,44 +324,8 @@ def _environment(
 def _set(values: dict[str, dict[str, Any]], section: str, key: str, value: Any, where: str) -> None:
     known = {f.name: f for f in fields(_SECTIONS[section])}
     if key not in known:
-        raise ConfigError(f"{where} is unknown{_nearest(key, known)}")
-    values[section][key] = _convert_named(str(known[key].type), value, where)
-
-
-def _convert_named(kind: str, value: Any, where: str) -> Any:
-    if kind in {"int", "float"}:
-        return _convert(int if kind == "int" else float, value, where)
-    if kind.startswith("tuple"):
-        parts = value.split(",") if isinstance(value, str) else value
-        if not isinstance(parts, list):
-            raise ConfigError(f"{where}: {value!r} is not a list")
-        return tuple(str(part).strip() for part in parts)
-    if kind.startswith("Mapping"):
-        if isinstance(value, str):
-            pairs = (pair.partition("=") for pair in value.split(",") if pair)
-            return {k.strip(): v.strip() for k, _, v in pairs}
-        if not isinstance(value, dict):
-            raise ConfigError(f"{where}: {value!r} is not a table")
-        return {str(k): str(v) for k, v in value.items()}
-    return _convert(str, value, where)
-
-
-def _convert(kind: type[Any], value: Any, where: str) -> Any:
-    if kind is bool and isinstance(value, str):
-        known = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-        if value.lower() in known:
-            return known[value.lower()]
-        raise ConfigError(f"{where}: {value!r} is neither true nor false")
-    wrong = ConfigError(f"{where}: {value!r} is not of type {kind.__name__}")
-    # A float is no int, and a boolean no number; an int is a float.
-    if not isinstance(value, (str, kind)) and not (kind is float and type(value) is int):
-        raise wrong
-    if isinstance(value, bool) and kind is not bool:
-        raise wrong
-    try:
-        return kind(value)
-    except ValueError as error:
-        raise wrong from error
+        raise ConfigError(f"{where} is unknown{nearest(key, known)}")
+    values[section][key] = convert(str(known[key].type), value, where)
 
 
 def _choose_store(values: dict[str, Any], store: str | None, runtime: Mapping[str, Any]) -> None:
@@ -292,8 +340,10 @@ def _choose_store(values: dict[str, Any], store: str | None, runtime: Mapping[st
 def _build(name: str, values: Mapping[str, Any]) -> Any:
     kind = _SECTIONS[name]
     given = dict(values)
-    if "secret_key" in given:
-        given["secret_key"] = Secret(given["secret_key"])
+    for entry in fields(kind):
+        if entry.type == "Secret":
+            file = given.get(f"{entry.name}_file")
+            given[entry.name] = secret_in(file) if file else Secret(given.get(entry.name, ""))
     settings = kind(**given)
     for entry in fields(kind):
         _check_range(f"{name}.{entry.name}", getattr(settings, entry.name))
@@ -312,16 +362,34 @@ def _check_range(name: str, value: Any) -> None:
 
 
 def _check_choice(name: str, settings: Any) -> None:
-    choices = {"durability": ("process", "disk"), "when_full": ("block", "refuse")}
+    choices = {
+        "durability": ("process", "disk"),
+        "when_full": ("block", "refuse"),
+        "mechanism": ("SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"),
+    }
     for key, allowed in choices.items():
         value = getattr(settings, key, allowed[0])
         if value not in allowed:
             raise ConfigError(f"{name}.{key} = {value!r} must be one of {', '.join(allowed)}")
 
 
-def _nearest(name: str, known: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+#: Variables that are, hold or name secrets: ours, and those of Amazon's programs.
+_SECRET_VARIABLES = (
+    "LICHTSTROM_CREDENTIALS",
+    "LICHTSTROM_KAFKA_PASSWORD",
+    "LICHTSTROM_KAFKA_PROPERTIES",
+    "LICHTSTROM_STORE_ACCESS_KEY",
+    "LICHTSTROM_STORE_SECRET_KEY",
+    "LICHTSTROM_CONNECT_",
+    "AWS_",
+    "ROOT_ACCESS_KEY",
+    "ROOT_SECRET_",
+)
+
+
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment for others' code: without our secrets, or where they lie."""
+    return {n: v for n, v in environment.items() if not n.startswith(_SECRET_VARIABLES)}
 
 
 def with_publish(settings: Settings, **changes: Any) -> Settings:
@@ -329,6 +397,6 @@ def with_publish(settings: Settings, **changes: Any) -> Settings:
     known = {entry.name: entry for entry in fields(PublishSettings)}
     for key in changes:
         if key not in known:
-            raise ConfigError(f"publish.{key} is unknown{_nearest(key, known)}")
+            raise ConfigError(f"publish.{key} is unknown{nearest(key, known)}")
     changed = _build("publish", {name: getattr(settings.publish, name) for name in known} | changes)
     return replace(settings, publish=changed)

@@ -342,9 +342,7 @@ class Seal:
     parts: tuple[Mapping[str, Any], ...] = ()
 
 
-CatalogueRecord = (
-    Start | Claim | End | ManifestRef | UserMetadata | Attachment | Deleted | Policy
-)
+CatalogueRecord = Start | Claim | End | ManifestRef | UserMetadata | Attachment | Deleted | Policy
 
 
 # -- what the fold of the catalogue says --------------------------------------------------------

@@ -474,7 +474,12 @@ def _check_modules(modules: Sequence[Module], written: int | Sequence[int] | Non
             raise InvalidArgumentError("module", f"{module!r} is not one of {indices or [0]}")
 
 
-def connect(store: str | None = None, *, settings: Settings | None = None) -> Session:
+def connect(
+    store: str | None = None,
+    *,
+    credentials: str | Path | None = None,
+    settings: Settings | None = None,
+) -> Session:
     """Return a session; nothing is contacted yet.
 
     Parameters
@@ -482,15 +487,17 @@ def connect(store: str | None = None, *, settings: Settings | None = None) -> Se
     store:
         ``file`` or ``s3``: which way to the store of the local runtime. A URL
         (``file:///export``, ``s3://bucket/prefix``) alone is a session on stored streams, without
-        a broker.
+        a broker, unless ``credentials`` name one.
+    credentials:
+        The file that ``lichtstrom access grant --json`` printed: who we are, and where.
     settings:
         Instead of those from the environment and files.
 
     Raises ConfigError.
     """
     if settings is None:
-        settings = config.load(store)
-        if store is not None and "://" in store:
+        settings = config.load(store, credentials=credentials)
+        if store is not None and "://" in store and credentials is None:
             settings = replace(settings, kafka=replace(settings.kafka, bootstrap=""))
     if not settings.store.url:
         raise PipelineError(

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from pipeline.config import Settings
+from pipeline.config import Settings, without_secrets
 from pipeline.errors import InvalidArgumentError, PipelineError, PluginError
 from pipeline.naming import StreamId, check_name, has_wildcards
 from pipeline.session import connect
@@ -194,7 +194,7 @@ def run_worker(
             context=context,
             threads=threads,
             outs=len(outs),
-            environment=dict(os.environ),
+            environment=without_secrets(os.environ),
             logging=logs.current(),
         )
         pool = Pool(job, processes, limit_s=frame_limit_s)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from pipeline.config import KafkaSettings, Secret, Settings, StoreSettings
+from pipeline.config import KafkaSettings, Settings, StoreSettings
+from pipeline.credentials import Secret
 from pipeline.errors import PipelineError, RuntimeUnavailableError
 from pipeline.kafka.admin import Admin
 from pipeline.local import RuntimeInfo, down, status, up

@@ -18,6 +18,7 @@ from pipeline.bench.lookup import at_random, selecting
 from pipeline.bench.rates import flat_out, latency, sustained
 from pipeline.bench.resources import memory, publisher_cpu
 from pipeline.bench.rows import Row
+from pipeline.bench.shaped import LINK_ROWS, linked
 from pipeline.bench.sinking import WRITER_ROWS, million, through, writer_alone
 from pipeline.bench.startup import start_up
 from pipeline.bench.working import balance, halved, members, throughput
@@ -57,6 +58,7 @@ ROWS: Mapping[str, Measure] = {
     "members.200.halved": halved,
     "members.1000": members,
     **dict.fromkeys(CONNECT_ROWS, connected),
+    **dict.fromkeys(LINK_ROWS, linked),
     **{f"detector.{name}": whole for name in INSTRUMENTS},
 }
 

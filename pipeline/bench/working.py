@@ -6,6 +6,8 @@ import contextlib
 import os
 import threading
 import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +22,9 @@ from pipeline.bench.ground import HEAT_NBYTES, Ground, heat
 from pipeline.bench.rows import Row, row
 from pipeline.config import Settings
 from pipeline.errors import PipelineError
+from pipeline.local.commands import run
+from pipeline.local.jars import ensure, read_lock
+from pipeline.local.java import ensure_java
 from pipeline.session import connect
 
 if TYPE_CHECKING:
@@ -31,6 +36,9 @@ _DETECTOR, _STREAM = "detector", "stream"
 _SIZES = {"64KiB": (65_536, 100_000, 60_000), "1200kB": (1_200_000, 6_000, 4_000)}
 _SLEEP_S = 0.3
 _BURST = 2000
+#: A local broker asks for a sign of life each 300 ms, for quick tests: of a thousand members these
+#: are 3,300 requests a second, of which two cores fall behind.
+_CALM = ("consumer.heartbeat.interval.ms=3000", "consumer.session.timeout.ms=30000")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +205,8 @@ def members(ground: Ground, name: str) -> Row:
     with ground.beamtime() as beamtime, connect(settings=ground.settings("file")) as session:
         session.create_beamtime(beamtime, _DETECTOR, partitions=partitions)
         _publish(session.settings, beamtime, frames, 8, chunk=1)
+        if count > 256:
+            _calm(ground, _group_id(session, beamtime))
         job = _Job(settings=session.settings, beamtime=beamtime, members=count // processes)
         children = [Child(_join, job) for _ in range(processes)]
         joined = [child.hear("joined") for child in children]
@@ -222,7 +232,8 @@ def members(ground: Ground, name: str) -> Row:
             "from the last join until the broker calls the group stable and all partitions are"
             " given; limit: what is wanted of 200",
             f"then all {frames} frames were delivered once",
-            "no limit of the broker was raised (group.consumer.max.size has none)",
+            "no limit of the broker was raised (group.consumer.max.size has none)"
+            + (f"; the group's {', '.join(_CALM)}" if count > 256 else ""),
         ],
     )
 
@@ -291,21 +302,17 @@ def _join(line: Line, job: _Job) -> None:
     counts: list[int] = []
     log = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND) if job.log else None
     with connect(settings=job.settings) as session:
-        shares: list[Any] = []
-        left = list(range(job.members))
 
-        def join() -> None:
-            while left:
-                left.pop()
-                stream = session.stream(job.beamtime, _DETECTOR, _STREAM)
-                shares.append(stream.shared(job.group, timeout_s=None, ahead=False))
+        def join(_: int) -> Any:
+            stream = session.stream(job.beamtime, _DETECTOR, _STREAM)
+            return stream.shared(job.group, timeout_s=None, ahead=False)
 
-        _all(join, 8)
+        shares = _all(join, range(job.members), threads=8)
         line.say("joined", at_s=time.time(), resident=resident_nbytes())
         line.wait()
 
-        def take() -> None:
-            for delivery in shares.pop():
+        def take(share: Any) -> None:
+            for delivery in share:
                 if log is not None:
                     time.sleep(0.05)
                 delivery.ack()
@@ -313,24 +320,39 @@ def _join(line: Line, job: _Job) -> None:
                 if log is not None:
                     os.write(log, delivery.frame.number.to_bytes(8, "little"))
 
-        _all(take, job.members)
+        _all(take, shares, threads=job.members)
     line.say("done", frames=len(counts))
 
 
-def _all(function: Any, threads: int) -> None:
-    running = [threading.Thread(target=function) for _ in range(threads)]
-    for thread in running:
-        thread.start()
-    for thread in running:
-        thread.join()
+def _all(function: Callable[[Any], Any], items: Iterable[Any], *, threads: int) -> list[Any]:
+    """Call the function with each of the items; what one call raises is raised."""
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(function, items))
+
+
+def _group_id(session: Session, beamtime: str) -> str:
+    with session.stream(beamtime, _DETECTOR, _STREAM) as stream:
+        return session.services.names.group(beamtime, "g", stream.start.stream_key)
+
+
+def _calm(ground: Ground, group: str) -> None:
+    """Have a group's members show themselves seldom.
+
+    By Kafka's own program, because librdkafka cannot set what belongs to a group.
+    """
+    java = ensure_java(timeout_s=60.0)
+    class_path = os.pathsep.join(map(str, ensure(read_lock(), timeout_s=60.0)))
+    argv = [java.path, "-cp", class_path, "kafka.admin.ConfigCommand"]
+    argv += ["--bootstrap-server", ground.info.kafka.bootstrap, "--alter"]
+    argv += ["--entity-type", "groups", "--entity-name", group, "--add-config", ",".join(_CALM)]
+    run(argv, timeout_s=60.0)
 
 
 def _balanced(session: Session, beamtime: str, members: int, partitions: int) -> float:
     """Return when the broker had the group stable, with all members and all partitions given."""
-    admin, names = session.services.admin, session.services.names
-    with session.stream(beamtime, _DETECTOR, _STREAM) as stream:
-        group = names.group(beamtime, "g", stream.start.stream_key)
-    topic = names.topic(beamtime, _DETECTOR)
+    admin = session.services.admin
+    group = _group_id(session, beamtime)
+    topic = session.services.names.topic(beamtime, _DETECTOR)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         found = admin.result(admin.client.describe_consumer_groups([group])[group])

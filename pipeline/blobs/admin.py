@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ from minio.error import InvalidResponseError, S3Error, ServerError
 
 from pipeline.blobs.links import AWS, Link, Links, is_loopback
 from pipeline.blobs.s3errors import from_answer
+from pipeline.credentials import certificates
 from pipeline.errors import InvalidArgumentError, PipelineError, StoreUnavailableError
 
 #: Somebody, perhaps ourselves a moment ago, has made it.
@@ -57,6 +59,29 @@ class BucketAdmin:
         def action(link: Link, budget_s: float) -> None:
             with _client(link, budget_s) as client:
                 client.set_bucket_policy(bucket, policy)
+
+        self._links.attempt(action, self._translate)
+
+    def policy(self, bucket: str) -> str:
+        """Return a bucket's policy, empty where there is none."""
+
+        def action(link: Link, budget_s: float) -> str:
+            with _client(link, budget_s) as client:
+                try:
+                    return str(client.get_bucket_policy(bucket))
+                except S3Error as error:
+                    if error.code != "NoSuchBucketPolicy":
+                        raise
+                    return ""
+
+        return self._links.attempt(action, self._translate)
+
+    def delete_policy(self, bucket: str) -> None:
+        """Remove a bucket's policy: its owner alone has access."""
+
+        def action(link: Link, budget_s: float) -> None:
+            with _client(link, budget_s) as client:
+                client.delete_bucket_policy(bucket)
 
         self._links.attempt(action, self._translate)
 
@@ -120,7 +145,9 @@ def _reason(error: Exception) -> str:
 def _client(link: Link, budget_s: float) -> Iterator[Minio]:
     settings = link.settings
     scheme, _, host = link.endpoint.partition("://")
-    pool = _pool(scheme or "https", host, budget_s / 2)  # two requests at most in an action
+    pool = make_pool(
+        scheme or "https", host, budget_s / 2, ca=settings.ca
+    )  # two requests at most in an action
     try:
         yield Minio(
             "s3.amazonaws.com" if link.endpoint == AWS else host,
@@ -134,12 +161,19 @@ def _client(link: Link, budget_s: float) -> Iterator[Minio]:
         pool.clear()
 
 
-def _pool(scheme: str, host: str, timeout_s: float) -> urllib3.PoolManager:
-    """Return connections that go the way obstore's go: through the environment's proxy."""
+def make_pool(scheme: str, host: str, timeout_s: float, *, ca: str = "") -> urllib3.PoolManager:
+    """Return connections that go the way obstore's go: through the environment's proxy.
+
+    ``ca``: certificates to trust beside the system's, PEM text or a file.
+    """
+    context = None
+    if ca and scheme == "https":
+        context = ssl.create_default_context()
+        context.load_verify_locations(cadata=certificates(ca))
     timeout = urllib3.Timeout(total=timeout_s)
     retries = urllib3.Retry(0, read=0, connect=0)
     proxy = getproxies().get(scheme)
     name = urlsplit(f"//{host}").hostname or "s3.amazonaws.com"
     if proxy and not is_loopback(name) and not proxy_bypass(name):
-        return urllib3.ProxyManager(proxy, timeout=timeout, retries=retries)
-    return urllib3.PoolManager(timeout=timeout, retries=retries)
+        return urllib3.ProxyManager(proxy, timeout=timeout, retries=retries, ssl_context=context)
+    return urllib3.PoolManager(timeout=timeout, retries=retries, ssl_context=context)

@@ -37,6 +37,8 @@ from pipeline.protocols import BlobInfo, Durability
 
 #: Parts of one writev (IOV_MAX on Linux).
 _IOV_MAX = 1024
+#: The folder of a beamtime in a store that not everybody may list.
+_APART = 0o2750
 #: How often a put makes its folder again when a delete removes it at the same moment.
 _FOLDER_TRIES = 20
 #: How the system says that a path names no object.
@@ -137,7 +139,13 @@ class FileStore:
         """Make the bucket's folder, and the store's own; those that exist are no error."""
         path = self._path(check_bucket(bucket))
         with translated(self._url, path):
+            if path.is_dir():
+                return
             path.mkdir(parents=True, exist_ok=True)
+            if not self._root.stat().st_mode & stat.S_IROTH:
+                # A store that not everybody may list keeps its beamtimes apart: owner and group,
+                # and what is made inside belongs to the folder's group as well.
+                path.chmod(_APART)
 
     def close(self) -> None:
         """Refuse further calls."""

@@ -14,6 +14,7 @@ from obstore.store import S3Store as Client
 
 from pipeline.blobs.s3errors import passes
 from pipeline.config import StoreSettings
+from pipeline.credentials import certificates
 from pipeline.errors import ClosedError, ConfigError, StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ class Link:
             "timeout": budget,
             "connect_timeout": budget / 3,
         }
+        if settings.ca:
+            options["root_certificate"] = certificates(settings.ca)
         host = urlsplit(self.endpoint).hostname or ""
         if is_loopback(host):
             # Whatever proxy the environment names cannot reach a server on this machine.

@@ -12,6 +12,7 @@ from pipeline.cli.output import json_option, print_json
 from pipeline.naming import StreamId, has_wildcards
 
 if TYPE_CHECKING:
+    from pipeline.records import StreamInfo
     from pipeline.retention.erasing import Erased
     from pipeline.session import Session
 
@@ -52,14 +53,13 @@ def command(
                 click.echo(f"{summary.name}  {summary.state}", err=True)
             question = f"delete {len(found)} stream{'s' if len(found) > 1 else ''} for good?"
             click.confirm(question, abort=True, err=True)
-        deleted = []
+        deleted: list[Erased] = []
+        by_beamtime: dict[str, list[StreamInfo]] = {}
         for summary in found:
-            done = erase(session.services, summary.info, force=force, receipt=receipt)
-            deleted.append(done)
-            if not as_json:
-                _say([done], as_json=False)
-    if as_json:
-        _say(deleted, as_json=True)
+            by_beamtime.setdefault(summary.name.beamtime, []).append(summary.info)
+        for infos in by_beamtime.values():
+            deleted += erase(session.services, infos, force=force, receipt=receipt)
+    _say(deleted, as_json=as_json)
 
 
 def _resume(session: Session, stream: str, receipt: Path) -> Erased | None:

@@ -12,6 +12,7 @@ from pipeline.telemetry.logs import Form
 COMMANDS = {
     "up": ("up", "Start the local Kafka broker and S3 server, and Kafka Connect."),
     "down": ("down", "Stop them; data is kept."),
+    "restart": ("restart", "Restart brokers and S3 servers one by one; clients go on."),
     "status": ("status", "Tell what runs, and where."),
     "doctor": ("doctor", "Say what this machine lacks, and how to get it."),
     "demo": ("demo", "Detector to HDF5 file, with everything between, in 10 s."),
@@ -34,7 +35,9 @@ COMMANDS = {
     "retention": ("retention", "Set how long data is kept; carry it out; collect garbage."),
     "end": ("end", "End a stream whose writer is gone."),
     "beamtime": ("beamtime", "Create, list and show beamtimes."),
+    "access": ("access", "Say who may read, write, manage a beamtime."),
     "spool": ("spool", "List and publish what dead writers left on disk."),
+    "sizing": ("sizing", "Say what a load takes: brokers, gateways, partitions, workers."),
     "exporter": ("exporter", "Tell Prometheus of all beamtimes: lag, states, broker, store."),
     "bench": ("bench", "Measure rates, latencies, memory beside their physical limits."),
 }

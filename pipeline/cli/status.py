@@ -38,6 +38,7 @@ def command(
 
     found = status(home or default_home())
     info = found.info
+    addresses = {node.name: node.address for node in info.nodes} if info else {}
     facts: dict[str, Any] = {
         "home": str(found.home),
         "state": found.summary,
@@ -52,16 +53,27 @@ def command(
         "connect_answers": found.connect.answers if found.connect.pid else None,
         "started_ns": info.started_ns if info else None,
     }
+    if info and found.nodes:
+        facts["servers"] = [
+            {"name": node.name, "address": addresses.get(node.name), "pid": node.pid}
+            | {"answers": node.answers}
+            for node in found.nodes
+        ]
     rows, waiting = _standing(home, beamtime, spools)
     if as_json:
         more = {"streams": rows} if beamtime else {}
         print_json({**facts, **more, **({"spools": waiting} if waiting else {})})
     else:
+        servers = facts.get("servers", [])
         shown = {name: value for name, value in facts.items() if value not in (None, True, False)}
+        shown.pop("servers", None)
         if found.connect.pid and not found.connect.answers:
             shown["connect"] = f"{shown.get('connect', '')} (does not answer)".strip()
         if "started_ns" in shown:
             shown["started"] = time_text(shown.pop("started_ns"))
+        for server in servers:
+            note = f"pid {server['pid']}" if server["answers"] else "does not answer"
+            shown[server["name"]] = f"{server['address'] or 'no address'} ({note})"
         print_pairs(shown)
         print_standing(rows, waiting)
     if not found.running and not beamtime:

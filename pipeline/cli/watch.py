@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import time
@@ -21,6 +22,7 @@ from pipeline.errors import (
     StreamNotFoundError,
     StreamTimeoutError,
 )
+from pipeline.naming import has_wildcards
 
 if TYPE_CHECKING:
     from pipeline.session import Session
@@ -32,7 +34,7 @@ _GROUPS_S = 2.0
 
 
 @click.command()
-@click.argument("stream", type=StreamParam(), metavar="[STREAM]", required=False)
+@click.argument("stream", type=StreamParam(pattern=True), metavar="[STREAM]", required=False)
 @click.option("--once", is_flag=True, help="Draw the newest image and stop.")
 @click.option(
     "--png",
@@ -70,25 +72,31 @@ def command(
 ) -> None:
     """Draw the newest image of STREAM in the terminal and follow, to the stream's end or Ctrl-C.
 
-    Without STREAM: the stream that was created last. --json prints each image's facts instead.
+    Without STREAM: the stream that was created last. With a pattern: the last that it matches,
+    and when that has ended the next one. --json prints each image's facts instead.
     """
     from pipeline.session import connect
 
-    with (
-        connect(store) as session,
-        stopping(lambda: "nothing is lost") as stop,
-        open_stream(session, stream or _newest(session)) as opened,
-    ):
-        frame = opened.latest(timeout_s=timeout_s)
-        if png_path is not None:
-            _write_png(png_path, frame)
-        if as_json or png_path is not None:
-            _tell(frame, png_path, as_json=as_json)
-        else:
-            _draw(frame, opened)
-        if once or png_path is not None:
-            return
-        _follow(session, opened, frame, stop.event, every_s=every_s, as_json=as_json)
+    pattern = stream if stream and has_wildcards(stream) else None
+    with connect(store) as session, stopping(lambda: "nothing is lost") as stop:
+        name = _newest(session) if stream is None else stream
+        if pattern is not None:
+            name = _next(session, pattern, "", stop.event, timeout_s=timeout_s)
+        while name:
+            with open_stream(session, name) as opened:
+                frame = opened.latest(timeout_s=timeout_s)
+                if png_path is not None:
+                    _write_png(png_path, frame)
+                if as_json or png_path is not None:
+                    _tell(frame, png_path, as_json=as_json)
+                else:
+                    _draw(frame, opened)
+                if once or png_path is not None:
+                    return
+                _follow(session, opened, frame, stop.event, every_s=every_s, as_json=as_json)
+            if pattern is None:
+                return
+            name = _next(session, pattern, name, stop.event)
 
 
 def _newest(session: Session) -> str:
@@ -97,6 +105,22 @@ def _newest(session: Session) -> str:
         where = session.settings.kafka.bootstrap or session.services.store.url
         raise StreamNotFoundError("*/*/*", where=where, hint="nothing was published yet")
     return str(found[-1].name)
+
+
+def _next(
+    session: Session, pattern: str, after: str, stop: Event, *, timeout_s: float = math.inf
+) -> str:
+    """Wait until the newest stream of a pattern is another one than ``after``; '' when stopped."""
+    deadline_s = time.monotonic() + timeout_s
+    while not stop.is_set():
+        found = session.streams(pattern)
+        if found and str(found[-1].name) != after:
+            return str(found[-1].name)
+        if time.monotonic() >= deadline_s:
+            where = session.settings.kafka.bootstrap or session.services.store.url
+            raise StreamNotFoundError(pattern, where=where, hint="nothing was published yet")
+        stop.wait(_LOOK_S)
+    return ""
 
 
 def _follow(

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from pipeline.config import KafkaSettings
 from pipeline.errors import PipelineError, TopicMissingError
-from pipeline.kafka.client import Watch, make_admin, translated
+from pipeline.kafka.client import ASK_AGAIN_S, Watch, asked, make_admin, passes, translated
 from pipeline.naming import Names, StreamId
 
+K = TypeVar("K")
+#: How long a broker that does not answer, or knows nothing of a new topic, is waited for.
+_BROKER_WAIT_S = 2.0
 #: Data topics have no time retention of their own: `lichtstrom retention` trims them.
 _DATA: Mapping[str, str] = {
     "message.timestamp.type": "LogAppendTime",
@@ -75,6 +79,40 @@ class Admin:
             self._client = None
             raise self._watch.error("no answer in time") from error
 
+    def ask_all(
+        self, question: Callable[[AdminClient], Mapping[K, Future[Any]]], *, topic: str = ""
+    ) -> dict[K, Any]:
+        """Return the answers of a call that may be made twice; it is, while brokers change.
+
+        ``topic``: whose leaders it asks; the client finds out about them again before it is made
+        once more.  Blocks up to ``settings.timeout_s``.  Raises our errors.
+        """
+        deadline = time.monotonic() + self.settings.timeout_s
+        # A request to a broker that has just gone may stay without an answer for ever: half of
+        # the time, then a new client asks again.
+        limit_s = self.settings.timeout_s / 2
+        while True:
+            try:
+                client = self.client
+                found = question(client)
+                end = time.monotonic() + limit_s
+                return {
+                    key: future.result(max(0.0, end - time.monotonic()))
+                    for key, future in found.items()
+                }
+            except KafkaException as error:
+                if not passes(error.args[0]) or time.monotonic() >= deadline:
+                    raise self._watch.error(error) from error
+                if topic:
+                    with suppress(KafkaException):
+                        client.list_topics(topic, timeout=limit_s)
+            except TimeoutError as error:
+                self._client = None
+                if time.monotonic() >= deadline:
+                    raise self._watch.error("no answer in time") from error
+            time.sleep(ASK_AGAIN_S)
+            limit_s = max(ASK_AGAIN_S, deadline - time.monotonic())
+
     def cluster(self) -> Cluster:
         """Return how brokers and our partitions are; raises BrokerUnavailableError."""
         client = self.client
@@ -102,18 +140,25 @@ class Admin:
             return False
         return True
 
-    def topics(self) -> dict[str, int]:
-        """Return the names of all topics with their number of partitions."""
+    def _metadata(self, topic: str | None = None) -> Any:
+        """Return what brokers, topics and replicas there are, asked again while brokers change."""
         client = self.client
         with translated(self._watch):
-            found = client.list_topics(timeout=self.settings.timeout_s)
-        return {name: len(topic.partitions) for name, topic in found.topics.items()}
+            return asked(
+                lambda left_s: client.list_topics(topic, timeout=left_s),
+                self.settings.timeout_s,
+                client=client,
+                topic=topic or "",
+            )
+
+    def topics(self) -> dict[str, int]:
+        """Return the names of all topics with their number of partitions."""
+        found = self._metadata().topics
+        return {name: len(topic.partitions) for name, topic in found.items()}
 
     def partitions(self, topic: str) -> int:
         """Return the number of partitions, 0 for a topic that does not exist."""
-        client = self.client
-        with translated(self._watch):
-            found = client.list_topics(topic, timeout=self.settings.timeout_s).topics[topic]
+        found = self._metadata(topic).topics[topic]
         if found.error is not None and found.error.code() not in (
             KafkaError.UNKNOWN_TOPIC_OR_PART,
             KafkaError._UNKNOWN_TOPIC,
@@ -159,16 +204,39 @@ class Admin:
             if time.monotonic() > deadline_s:
                 raise self._watch.error(f"topic {topic} was created, but no broker tells of it")
             time.sleep(0.02)
+        brokers = self._metadata().brokers.values()
+        for broker in brokers if len(brokers) > 1 else ():
+            self._wait_for_broker(f"{broker.host}:{broker.port}", topic, deadline_s)
+
+    def _wait_for_broker(self, address: str, topic: str, deadline_s: float) -> None:
+        """Wait until one of several brokers tells of a topic, too, if it can be reached.
+
+        Whoever asks it next would else be told that the topic does not exist.
+        """
+        # Only a client that knows no other broker yet asks this one.
+        client, _ = make_admin(replace(self.settings, bootstrap=address))
+        until_s = min(deadline_s, time.monotonic() + _BROKER_WAIT_S)
+        while time.monotonic() < until_s:
+            with suppress(KafkaException):
+                if client.list_topics(topic, timeout=_BROKER_WAIT_S).topics[topic].partitions:
+                    return
+            time.sleep(0.02)
 
     def replication(self) -> int:
         """Return how many replicas a topic gets where nobody says: 3, or as many as brokers."""
-        with translated(self._watch):
-            return min(3, len(self.client.list_topics(timeout=self.settings.timeout_s).brokers))
+        return min(3, len(self._metadata().brokers))
+
+    def lagging_replicas(self) -> Iterator[tuple[str, int, set[int]]]:
+        """Yield topic, partition and the brokers whose replica of it is not in sync."""
+        for name, topic in self._metadata().topics.items():
+            for number, partition in topic.partitions.items():
+                missing = set(partition.replicas) - set(partition.isrs)
+                if missing:
+                    yield name, number, missing
 
     def cluster_id(self) -> str:
         """Return Kafka's own name for the cluster of these brokers."""
-        with translated(self._watch):
-            return str(self.client.list_topics(timeout=self.settings.timeout_s).cluster_id)
+        return str(self._metadata().cluster_id)
 
     def flush_every_record(self, topic: str) -> None:
         """Make the broker fsync each record of ``topic`` where it has one replica only."""
@@ -179,8 +247,7 @@ class Admin:
             ResourceType,
         )
 
-        with translated(self._watch):
-            found = self.client.list_topics(topic, timeout=self.settings.timeout_s)
+        found = self._metadata(topic)
         if any(len(p.replicas) > 1 for p in found.topics[topic].partitions.values()):
             return
         entry = ConfigEntry("flush.messages", "1", incremental_operation=AlterConfigOpType.SET)
@@ -225,8 +292,7 @@ class Admin:
     def delete_records(self, topic: str, before: Mapping[int, int]) -> None:
         """Trim partitions: records below the offsets go."""
         wanted = [TopicPartition(topic, p, offset) for p, offset in before.items()]
-        for future in self.client.delete_records(wanted).values():
-            self.result(future)
+        self.ask_all(lambda client: client.delete_records(wanted), topic=topic)
 
     def delete_topics(self, topics: Sequence[str]) -> None:
         """Delete topics; ones that do not exist are no error."""
@@ -247,9 +313,7 @@ class Admin:
         """Return the committed offsets of a group with their metadata; -1001 where none is."""
         wanted = [TopicPartition(topic, p) for p in range(partitions)]
         request = [ConsumerGroupTopicPartitions(group, wanted)]
-        future = self.client.list_consumer_group_offsets(request)[group]
-        found: list[TopicPartition] = self.result(future).topic_partitions
-        return found
+        return self._of_group(group, lambda client: client.list_consumer_group_offsets(request))
 
     def commit(self, group: str, offsets: Sequence[TopicPartition]) -> None:
         """Set a group's offsets; only for a group without members.
@@ -257,10 +321,22 @@ class Admin:
         Raises BrokerDeniedError or BrokerUnavailableError, also if it has some.
         """
         request = [ConsumerGroupTopicPartitions(group, list(offsets))]
-        answer = self.result(self.client.alter_consumer_group_offsets(request)[group])
-        for entry in answer.topic_partitions:
-            if entry.error is not None:  # the call as a whole has succeeded all the same
-                raise self._watch.error(entry.error)
+        self._of_group(group, lambda client: client.alter_consumer_group_offsets(request))
+
+    def _of_group(
+        self, group: str, question: Callable[[AdminClient], Mapping[str, Future[Any]]]
+    ) -> list[TopicPartition]:
+        """Return a group's partitions; asked again while its coordinator changes."""
+        deadline = time.monotonic() + self.settings.timeout_s
+        while True:
+            found: list[TopicPartition] = self.ask_all(question)[group].topic_partitions
+            # The call as a whole has succeeded all the same.
+            errors = [entry.error for entry in found if entry.error is not None]
+            if not errors:
+                return found
+            if time.monotonic() >= deadline or not all(map(passes, errors)):
+                raise self._watch.error(errors[0])
+            time.sleep(ASK_AGAIN_S)
 
     def close(self) -> None:
         """Release the client."""

@@ -10,7 +10,7 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicP
 
 from pipeline.config import KafkaSettings
 from pipeline.errors import TopicMissingError, WireError
-from pipeline.kafka.client import asked, make_consumer, translated
+from pipeline.kafka.client import UNKNOWN, asked, make_consumer, passes, translated
 from pipeline.kafka.producer import Acknowledged, LogProducer
 from pipeline.naming import Names
 from pipeline.records import CatalogueRecord, Mark, Pointer, Seal, Segment
@@ -18,11 +18,6 @@ from pipeline.wire import codec
 from pipeline.wire.catalogue import Catalogue, key_of
 
 log = logging.getLogger(__name__)
-_UNKNOWN = (
-    KafkaError._UNKNOWN_PARTITION,
-    KafkaError._UNKNOWN_TOPIC,
-    KafkaError.UNKNOWN_TOPIC_OR_PART,
-)
 
 
 class CatalogueTopic:
@@ -48,6 +43,8 @@ class CatalogueTopic:
             settings, {"enable.partition.eof": True}, wait_ms=10
         )
         self._next = 0
+        #: The number of the last look that has begun, and of the last that told all.
+        self._begun = self._done = 0
         self.state = Catalogue()
 
     def look(self, timeout_s: float | None = None) -> Catalogue:
@@ -56,10 +53,15 @@ class CatalogueTopic:
         Raises BrokerUnavailableError, or TopicMissingError when there is no such beamtime.
         """
         limit = self._settings.timeout_s if timeout_s is None else timeout_s
+        asked = self._begun
         with self._lock, translated(self._watch):
+            if self._done > asked:  # of many threads that ask at once, one look serves all
+                return self.state
+            self._begun += 1
             target = self._end(limit)
             if self._next < target:
                 self._read_to(target, time.monotonic() + limit)
+            self._done = self._begun
             return self.state
 
     def _read_to(self, target: int, deadline: float) -> None:
@@ -101,10 +103,12 @@ class CatalogueTopic:
                 _, high = asked(
                     lambda left_s: self._consumer.get_watermark_offsets(partition, timeout=left_s),
                     max(0.1, deadline - time.monotonic()),
+                    client=self._consumer,
+                    topic=self.topic,
                 )
                 break
             except KafkaException as error:
-                if error.args[0].code() not in _UNKNOWN:
+                if error.args[0].code() not in UNKNOWN:
                     raise
                 if not self._next:
                     command = f"lichtstrom beamtime create {self.beamtime}"
@@ -125,6 +129,8 @@ class CatalogueTopic:
         if error is not None:
             if error.code() == KafkaError._PARTITION_EOF:
                 self._next = max(self._next, message.offset())
+                return
+            if passes(error) and time.monotonic() < deadline:
                 return
             raise self._watch.error(error)
         self._next = message.offset() + 1

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
 from pipeline.config import KafkaSettings
+from pipeline.credentials import certificates
 from pipeline.errors import BrokerDeniedError, BrokerUnavailableError, ConfigError, PipelineError
 
 T = TypeVar("T")
@@ -47,10 +48,23 @@ _REFUSED = frozenset(
         KafkaError.NON_EMPTY_GROUP,
     }
 )
-#: A partition's leader is about to be known: of a topic made a moment ago, or after a broker went.
-#: The client asks again by itself when it fetches or produces, not when it asks for offsets.
-_LEADER_CHANGES = frozenset(
+#: What passes by itself: a leader or a coordinator is about to be known (of a topic made a moment
+#: ago, or after a broker went), or a connection went with its broker.  The client asks again by
+#: itself when it fetches or produces, not when it asks for offsets.
+_PASSING = frozenset(
     {
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._TRANSPORT,
+        KafkaError._TIMED_OUT,
+        # The metadata do not name a broker any more, and the client lets go of it: with three
+        # brokers one of them killed, seen for two seconds of ten (librdkafka 2.16, 2026-11-24).
+        KafkaError._DESTROY_BROKER,
+        KafkaError._WAIT_COORD,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.NETWORK_EXCEPTION,
+        KafkaError.REQUEST_TIMED_OUT,
         KafkaError.LEADER_NOT_AVAILABLE,
         KafkaError.NOT_LEADER_FOR_PARTITION,
         KafkaError.REPLICA_NOT_AVAILABLE,
@@ -60,7 +74,23 @@ _LEADER_CHANGES = frozenset(
         KafkaError.KAFKA_STORAGE_ERROR,
     }
 )
-_LEADER_WAIT_S = 0.05
+#: A topic or partition that is not there; or that a broker which has just started, or a client
+#: that has just lost one, does not know yet.
+UNKNOWN = frozenset(
+    {
+        KafkaError._UNKNOWN_TOPIC,
+        KafkaError._UNKNOWN_PARTITION,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+    }
+)
+#: How long to wait before a question is asked again, and how long the first answer may take.
+ASK_AGAIN_S = 0.05
+_FIRST_TRY_S = 1.0
+
+
+def passes(error: KafkaError) -> bool:
+    """Tell whether the client goes on by itself after an error, or the same call may succeed."""
+    return error.retriable() or error.code() in _PASSING
 
 
 class Watch:
@@ -100,20 +130,39 @@ def translated(watch: Watch) -> Iterator[None]:
         raise watch.error(error) from error
 
 
-def asked(question: Callable[[float], T], timeout_s: float) -> T:
-    """Return the answer to a question about offsets, asked again while a leader changes.
+def asked(
+    question: Callable[[float], T],
+    timeout_s: float,
+    *,
+    client: Consumer | AdminClient | None = None,
+    topic: str = "",
+    also: Container[int] = frozenset(),
+) -> T:
+    """Return the answer to a question about offsets, asked again while brokers change.
 
-    ``question`` gets the seconds left; blocks up to ``timeout_s``.  Raises KafkaException.
+    ``question`` gets the seconds it may take; blocks up to ``timeout_s``.  Between two tries
+    ``client`` asks who leads ``topic``: of itself it goes on asking a leader that has died (for
+    minutes, seen with librdkafka 2.16, 2026-11-24).  Name none in a callback of that client: the
+    process would end at the next callback (an assertion of confluent-kafka 2.16.1).
+    ``also``: further codes that are no answer, such as UNKNOWN about a topic that is known to
+    exist.  Raises KafkaException.
     """
     deadline = time.monotonic() + timeout_s
+    limit_s = _FIRST_TRY_S
     while True:
         left = deadline - time.monotonic()
         try:
-            return question(max(left, _LEADER_WAIT_S))
+            return question(max(min(left, limit_s), ASK_AGAIN_S))
         except KafkaException as error:
-            if error.args[0].code() not in _LEADER_CHANGES or left <= _LEADER_WAIT_S:
+            found = error.args[0]
+            left = deadline - time.monotonic()
+            if left <= ASK_AGAIN_S or not (passes(found) or found.code() in also):
                 raise
-        time.sleep(_LEADER_WAIT_S)
+        time.sleep(ASK_AGAIN_S)
+        if client is not None:
+            with suppress(KafkaException):
+                client.list_topics(topic, timeout=min(left, limit_s))
+        limit_s *= 2
 
 
 def _base(settings: KafkaSettings, watch: Watch) -> dict[str, Any]:
@@ -134,8 +183,26 @@ def _base(settings: KafkaSettings, watch: Watch) -> dict[str, Any]:
         # For so long a topic that is not there may be one that was made a moment ago; the default
         # of 30 s would outlast every limit of ours and look like an outage.
         "topic.metadata.propagation.max.ms": 5_000,
+        **security(settings),
         **settings.properties,
     }
+
+
+def security(settings: KafkaSettings) -> dict[str, Any]:
+    """Return what makes a client of librdkafka prove the broker and itself; {} for plain text."""
+    if not (settings.username or settings.ca):
+        return {}
+    found: dict[str, Any] = {"security.protocol": "SSL"}
+    if settings.ca:
+        found["ssl.ca.pem"] = certificates(settings.ca)
+    if settings.username:
+        found |= {
+            "security.protocol": "SASL_SSL",
+            "sasl.mechanism": settings.mechanism,
+            "sasl.username": settings.username,
+            "sasl.password": str(settings.password),
+        }
+    return found
 
 
 def _made(kind: Any, settings: KafkaSettings, watch: Watch, changes: dict[str, Any]) -> Any:

@@ -9,7 +9,7 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from pipeline.config import KafkaSettings
 from pipeline.errors import FrameExpiredError, PipelineError, UnknownSchemaError, WireError
-from pipeline.kafka.client import Watch, make_consumer, translated
+from pipeline.kafka.client import Watch, make_consumer, passes, translated
 from pipeline.records import Located
 from pipeline.wire import codec
 from pipeline.wire.located import decode_record
@@ -108,7 +108,7 @@ class KafkaCursor:
         error = message.error()
         if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             raise FrameExpiredError(self._topic, f"partition {message.partition()}: {error.str()}")
-        if error.retriable() or error.code() in PASSING:
+        if error.code() == KafkaError._PARTITION_EOF or passes(error):
             log.debug("cursor: %s", error)
             return
         raise self._watch.error(error)
@@ -134,16 +134,3 @@ class KafkaCursor:
     def close(self) -> None:
         """Release the consumer."""
         self._consumer.close()
-
-
-#: Errors of a client that pass by themselves.
-PASSING = frozenset(
-    {
-        KafkaError._ALL_BROKERS_DOWN,
-        KafkaError._TRANSPORT,
-        KafkaError._TIMED_OUT,
-        KafkaError._PARTITION_EOF,
-        KafkaError.LEADER_NOT_AVAILABLE,
-        KafkaError.NOT_LEADER_FOR_PARTITION,
-    }
-)

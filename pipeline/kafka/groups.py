@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -15,8 +13,7 @@ from confluent_kafka.admin import OffsetSpec
 from pipeline.config import KafkaSettings
 from pipeline.errors import FrameExpiredError, PipelineError
 from pipeline.kafka.admin import Admin
-from pipeline.kafka.client import make_consumer, translated
-from pipeline.kafka.cursor import PASSING
+from pipeline.kafka.client import asked, make_consumer, passes, translated
 
 log = logging.getLogger(__name__)
 #: A topic and a partition of it.
@@ -68,17 +65,9 @@ def offsets_at(admin: Admin, topic: str, partitions: int, time_ms: int) -> list[
 
 def _offsets(admin: Admin, topic: str, partitions: int, spec: OffsetSpec) -> list[int]:
     wanted = {TopicPartition(topic, p): spec for p in range(partitions)}
-    deadline = time.monotonic() + admin.settings.timeout_s
-    while True:
-        futures = admin.client.list_offsets(wanted)
-        try:
-            found = {at.partition: admin.result(future).offset for at, future in futures.items()}
-            return [int(found[p]) for p in range(partitions)]
-        except PipelineError as error:
-            # A topic made a moment ago has no leader for some milliseconds.
-            if not error.retriable or time.monotonic() >= deadline:
-                raise
-        threading.Event().wait(0.05)
+    found = admin.ask_all(lambda client: client.list_offsets(wanted), topic=topic)
+    at = {place.partition: answer.offset for place, answer in found.items()}
+    return [int(at[p]) for p in range(partitions)]
 
 
 class GroupMember:
@@ -162,7 +151,7 @@ class GroupMember:
                 return False
             where = f"partition {message.partition()}: {error.str()}"
             raise FrameExpiredError(message.topic(), where)
-        if not (error.retriable() or error.code() in PASSING):
+        if error.code() != KafkaError._PARTITION_EOF and not passes(error):
             raise self._watch.error(error)
         return False
 
@@ -211,7 +200,10 @@ class GroupMember:
         try:
             self.joined = True
             # Without an offset they would be taken from the group's, but not its metadata.
-            found = consumer.committed(partitions, self._settings.timeout_s) if partitions else []
+            found = asked(
+                lambda left_s: consumer.committed(partitions, left_s) if partitions else [],
+                self._settings.timeout_s,
+            )
             at = {(e.topic, e.partition): (e.offset, e.metadata or "") for e in found}
             moved = self._gained(at) or {}
             begin = {place: moved.get(place, offset) for place, (offset, _) in at.items()}

@@ -11,7 +11,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from pipeline.config import KafkaSettings
 from pipeline.errors import StreamNotFoundError
 from pipeline.kafka.catalogue import CatalogueTopic
-from pipeline.kafka.client import Watch, asked, make_consumer, translated
+from pipeline.kafka.client import UNKNOWN, Watch, asked, make_consumer, translated
 from pipeline.kafka.cursor import KafkaCursor
 from pipeline.kafka.ranges import RangeReader
 from pipeline.kafka.search import PartitionSearch
@@ -142,7 +142,13 @@ class KafkaStreamLog:
             wanted = [
                 TopicPartition(self.topic, p, since_ms) for p in range(self._info.start.partitions)
             ]
-            found = asked(lambda left_s: self._offsets_at(wanted, left_s), self._settings.timeout_s)
+            found = asked(
+                lambda left_s: self._offsets_at(wanted, left_s),
+                self._settings.timeout_s,
+                client=self._client(),
+                topic=self.topic,
+                also=UNKNOWN,
+            )
             for entry in found:
                 if entry.offset < 0:  # nothing since then
                     continue
@@ -173,6 +179,9 @@ class KafkaStreamLog:
                 low, high = asked(
                     lambda left_s: asker.get_watermark_offsets(where, timeout=left_s),
                     self._settings.timeout_s,
+                    client=asker,
+                    topic=self.topic,
+                    also=UNKNOWN,
                 )
         return int(low), int(high)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from pipeline.errors import FrameExpiredError
-from pipeline.kafka.client import Watch
+from pipeline.kafka.client import Watch, passes
 
 #: A broker that answers does so within this time, whatever the deadline of the whole search.
 _SILENCE_S = 1.0
@@ -69,20 +69,26 @@ class RangeReader:
         silent_until = max(deadline, time.monotonic() + _SILENCE_S)
         while True:
             first = self._consumer.poll(0.2)
-            if first is not None:
-                break
+            messages = [] if first is None else [first, *self._consumer.consume(64, 0)]
+            at_end = self._is_end([message for message in messages if message.error() is not None])
+            batch = [message for message in messages if message.error() is None]
+            if batch:
+                self._batch, self._next = batch, batch[-1].offset() + 1
+                return True
+            if at_end:
+                return False
             if time.monotonic() >= silent_until:
                 raise self._watch.error(f"{self._topic}/{self._partition} was not read in time")
-        batch = []
-        for message in (first, *self._consumer.consume(64, 0)):
+
+    def _is_end(self, errors: Sequence[Message]) -> bool:
+        """Tell whether the partition's end is among the errors; raises what does not pass."""
+        codes = set()
+        for message in errors:
             error = message.error()
-            if error is None:
-                batch.append(message)
-            elif error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+            codes.add(error.code())
+            if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
                 where = f"partition {self._partition}: {error.str()}"
                 raise FrameExpiredError(self._topic, where)
-            elif error.code() != KafkaError._PARTITION_EOF:
+            if error.code() != KafkaError._PARTITION_EOF and not passes(error):
                 raise self._watch.error(error)
-        if batch:
-            self._batch, self._next = batch, batch[-1].offset() + 1
-        return bool(batch)
+        return KafkaError._PARTITION_EOF in codes

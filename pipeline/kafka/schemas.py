@@ -14,7 +14,7 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaError, TopicPartition
 from pipeline.config import KafkaSettings
 from pipeline.errors import PipelineError, WireError
 from pipeline.kafka.admin import Admin
-from pipeline.kafka.client import make_consumer, translated
+from pipeline.kafka.client import make_consumer, passes, translated
 from pipeline.kafka.producer import LogProducer
 from pipeline.naming import Names
 from pipeline.wire.schemas import make_schema, shipped
@@ -40,7 +40,8 @@ class SchemaTopic:
         """
         if self._is_published and not again:
             return
-        self._admin.create_topic(self.topic, partitions=1, compacted=True)
+        if not self._admin.partitions(self.topic):  # who may read it may not make it
+            self._admin.create_topic(self.topic, partitions=1, compacted=True)
         present = self._read()
         missing = [s for s in shipped().values() if s.fingerprint not in present]
         entries = [
@@ -95,6 +96,8 @@ class SchemaTopic:
                     if message.error() is not None:
                         if message.error().code() == KafkaError._PARTITION_EOF:
                             return found
+                        if passes(message.error()):
+                            continue
                         raise watch.error(message.error())
                     _take(message.key(), message.value(), found)
         finally:

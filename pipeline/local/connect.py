@@ -21,11 +21,12 @@ ALIVE = "/"
 READY = "/health"
 
 _SETTINGS: Mapping[str, str] = {
-    # One broker: one replica. Compacted topics of a few records need no partitions.
-    "config.storage.replication.factor": "1",
-    "offset.storage.replication.factor": "1",
+    # As many replicas as the broker gives by default: one, of several brokers three.
+    # Compacted topics of a few records need no partitions.
+    "config.storage.replication.factor": "-1",
+    "offset.storage.replication.factor": "-1",
     "offset.storage.partitions": "2",
-    "status.storage.replication.factor": "1",
+    "status.storage.replication.factor": "-1",
     "status.storage.partitions": "1",
     # Records stay as they are; connectors that want something else say so.
     "key.converter": "org.apache.kafka.connect.converters.ByteArrayConverter",

@@ -1,25 +1,29 @@
-"""One Kafka broker in KRaft mode, tuned for a single machine."""
+"""A Kafka broker in KRaft mode, alone or one of several, tuned for a single machine."""
 
 from __future__ import annotations
 
 import base64
 import os
 import socket
+import ssl
 import struct
 import uuid
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from pipeline.local.commands import run
 from pipeline.local.jvm import environment, logging_properties
 from pipeline.local.net import LOOPBACK
 from pipeline.local.processes import ProcessId, spawn
+from pipeline.local.secure import Secured
 
 _PROPERTIES = """\
 process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@{host}:{controller_port}
+node.id={node}
+controller.quorum.voters={voters}
 listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller_port}
 advertised.listeners=PLAINTEXT://{host}:{port}
 controller.listener.names=CONTROLLER
@@ -34,15 +38,17 @@ unclean.leader.election.enable=false
 log.retention.ms=-1
 offsets.retention.minutes=5256000
 
-# One node: one replica of everything, few partitions, small buffers.
+# One machine: few partitions, small buffers, and as many replicas as there are brokers.
+default.replication.factor={replicas}
+min.insync.replicas={in_sync}
 offsets.topic.num.partitions=4
-offsets.topic.replication.factor=1
+offsets.topic.replication.factor={replicas}
 transaction.state.log.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
+transaction.state.log.replication.factor={replicas}
+transaction.state.log.min.isr={in_sync}
 share.coordinator.state.topic.num.partitions=4
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.replication.factor={replicas}
+share.coordinator.state.topic.min.isr={in_sync}
 num.network.threads=2
 num.io.threads=4
 log.cleaner.dedupe.buffer.size=16777216
@@ -65,6 +71,19 @@ group.share.session.timeout.ms=10000
 group.share.min.session.timeout.ms=6000
 """
 
+# What several brokers have beside: each is a rack of its own, a reader that names its rack
+# (client.rack) reads from the replica there, and leaders go home half a minute after a restart.
+_OF_SEVERAL = """\
+
+broker.rack=rack-{node}
+replica.selector.class=org.apache.kafka.common.replica.RackAwareReplicaSelector
+leader.imbalance.check.interval.seconds=30
+replica.lag.time.max.ms=10000
+"""
+
+# As many copies as design and documentation promise; more brokers share the partitions.
+_REPLICAS = 3
+
 # An archive that does not fit after all is passed over, and we need no word of it: the JVM's own
 # log is off but for errors, in spellings that hold from Java 9 on.
 _QUIET_JVM = ("-Xshare:auto", "-Xlog:disable", "-Xlog:all=error")
@@ -72,12 +91,13 @@ _QUIET_JVM = ("-Xshare:auto", "-Xlog:disable", "-Xlog:all=error")
 
 @dataclass(frozen=True, kw_only=True)
 class KafkaServer:
-    """The broker of one home.
+    """A broker of one home, and a controller in the same process.
 
     Parameters
     ----------
     home:
-        Directory of the runtime; the broker's own files lie in its ``kafka``.
+        Directory of the runtime; the broker's own files lie in its ``kafka``, those of the second
+        one in ``kafka-2``.
     cluster_id:
         Kafka's name for the cluster, for ever the same in one home.
     java:
@@ -88,6 +108,12 @@ class KafkaServer:
         Archive of classes to start from, or None.
     dump_to:
         Where to write such an archive when the broker ends, or None.
+    node:
+        Its number, from 1.
+    controller_ports:
+        Where the controllers of several brokers answer, in their order; empty if there is one.
+    secured:
+        Certificates, for TLS and users; None for plain text.
     """
 
     home: Path
@@ -96,19 +122,29 @@ class KafkaServer:
     jars: Sequence[Path] = ()
     archive: Path | None = None
     dump_to: Path | None = None
+    node: int = 1
+    controller_ports: Sequence[int] = ()
+    secured: Secured | None = None
 
-    name = "Kafka"
-    port_count = 2
+    @property
+    def port_count(self) -> int:
+        """How many ports it listens on."""
+        return 3 if self.secured else 2
+
+    @property
+    def name(self) -> str:
+        """``Kafka``, or ``broker-2`` and so on where there are several."""
+        return f"broker-{self.node}" if self.controller_ports or self.node > 1 else "Kafka"
 
     @property
     def output(self) -> Path:
         """File that the process writes its output to."""
-        return self.home / "log" / "kafka.out"
+        return self.home / "log" / f"{self._label}.out"
 
     def launch(self, ports: tuple[int, ...]) -> ProcessId:
         """Format the storage if that was not done, then start the broker."""
         self._configure(ports)
-        if not (self.home / "kafka" / "data" / "meta.properties").exists():
+        if not (self._folder / "data" / "meta.properties").exists():
             # ignore-formatted: a format that was cut short is completed.
             # A second of work: compiling well would cost more than it saves.
             argv = self._command("-XX:TieredStopAtLevel=1", "kafka.tools.StorageTool", "format")
@@ -119,34 +155,66 @@ class KafkaServer:
         return spawn(argv, env=environment(), output=self.output)
 
     def answers(self, ports: tuple[int, ...]) -> bool:
-        """Tell whether the broker names itself in answer to a metadata request."""
+        """Tell whether the broker names itself in answer to a metadata request.
+
+        One of several does so only when it may lead partitions: before, it names the others.
+        """
         try:
-            return broker_count(LOOPBACK, ports[0], timeout_s=1.0) > 0
-        except (OSError, struct.error):
+            if self.secured:
+                context = self.secured.context()
+                return self.node in broker_ids(LOOPBACK, ports[2], timeout_s=1.0, context=context)
+            return self.node in broker_ids(LOOPBACK, ports[0], timeout_s=1.0)
+        except (OSError, struct.error, IndexError):
             return False
 
     @property
+    def has_closed(self) -> bool:
+        """Whether a broker that is ending has closed its logs; the mark goes at its start."""
+        return (self._folder / "data" / ".kafka_cleanshutdown").exists()
+
+    @property
     def _properties(self) -> str:
-        return str(self.home / "kafka" / "server.properties")
+        return str(self._folder / "server.properties")
+
+    @property
+    def _label(self) -> str:
+        return "kafka" if self.node == 1 else f"kafka-{self.node}"
+
+    @property
+    def _folder(self) -> Path:
+        return self.home / self._label
 
     def _configure(self, ports: tuple[int, ...]) -> None:
-        folder, log = self.home / "kafka", self.home / "log"
+        folder, log = self._folder, self.home / "log"
         for path in (folder / "data", log):
             path.mkdir(parents=True, exist_ok=True)
-        port, controller_port = ports
-        Path(self._properties).write_text(
-            _PROPERTIES.format(
-                host=LOOPBACK, port=port, controller_port=controller_port, data=folder / "data"
-            )
+        port, controller_port = ports[:2]
+        controllers = self.controller_ports or (controller_port,)
+        replicas = min(_REPLICAS, len(controllers))
+        text = (_PROPERTIES + (_OF_SEVERAL if self.controller_ports else "")).format(
+            node=self.node,
+            host=LOOPBACK,
+            port=port,
+            controller_port=controller_port,
+            data=folder / "data",
+            voters=",".join(
+                f"{number}@{LOOPBACK}:{voter}" for number, voter in enumerate(controllers, 1)
+            ),
+            replicas=replicas,
+            in_sync=min(2, replicas),
         )
-        (folder / "log4j2.properties").write_text(logging_properties("kafka", log))
+        if self.secured:
+            text += self.secured.broker_properties(ports)
+        Path(self._properties).write_text(text)
+        (folder / "log4j2.properties").write_text(logging_properties(self._label, log))
 
     def _command(self, *arguments: str) -> list[str]:
         class_path = os.pathsep.join(map(str, self.jars))
-        logging = self.home / "kafka" / "log4j2.properties"
+        logging = self._folder / "log4j2.properties"
         return [
             self.java,
-            "-Xmx384m",
+            # Of three on one laptop each has less to do, and less to do it with.
+            "-Xmx256m" if self.controller_ports else "-Xmx384m",
             "-XX:+ExitOnOutOfMemoryError",
             *([f"-XX:SharedArchiveFile={self.archive}", *_QUIET_JVM] if self.archive else ()),
             "-Djava.awt.headless=true",
@@ -165,16 +233,28 @@ def new_cluster_id() -> str:
             return text
 
 
-def broker_count(host: str, port: int, *, timeout_s: float) -> int:
-    """Return how many brokers a metadata request (version 1, no topics) names.
+def broker_ids(
+    host: str, port: int, *, timeout_s: float, context: ssl.SSLContext | None = None
+) -> tuple[int, ...]:
+    """Return the numbers of the brokers that a metadata request (version 1, no topics) names.
 
     By hand, because the client library would need a thread, logs and most of a second for it.
     """
     # Kafka protocol guide: length, api key 3, version, correlation id, no client id, no topics.
     body = struct.pack(">hhihi", 3, 1, 1, -1, 0)
-    with socket.create_connection((host, port), timeout=timeout_s) as connection:
+    with ExitStack() as opened:
+        connection = opened.enter_context(socket.create_connection((host, port), timeout_s))
+        if context is not None:
+            connection = opened.enter_context(context.wrap_socket(connection, server_hostname=host))
         connection.sendall(struct.pack(">i", len(body)) + body)
         with connection.makefile("rb") as stream:
-            # Answer: length, correlation id, then the array of brokers.
+            # Answer: length, correlation id, then the array of brokers: number, host, port, rack.
             _, _, count = struct.unpack(">iii", stream.read(12))
-    return int(count)
+            return tuple(_read_broker(stream) for _ in range(count))
+
+
+def _read_broker(stream: BinaryIO) -> int:
+    node, length = struct.unpack(">ih", stream.read(6))
+    *_, length = struct.unpack(f">{length}sih", stream.read(length + 6))
+    stream.read(max(0, length))  # -1: no rack
+    return int(node)

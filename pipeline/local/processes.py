@@ -75,12 +75,21 @@ def stop(process: ProcessId | None, *, timeout_s: float) -> bool:
     if process is None or not is_running(process):
         return False
     for number, limit_s in ((signal.SIGTERM, timeout_s), (signal.SIGKILL, 5.0)):
-        try:
-            os.kill(process.pid, number)
-        except ProcessLookupError:
+        if not signal_to(process, number):
             break
         if wait_until(lambda: not is_running(process), timeout_s=limit_s):
             break
+    return True
+
+
+def signal_to(process: ProcessId | None, number: signal.Signals) -> bool:
+    """Send a signal to this very process; False if it does not run any more."""
+    if process is None or not is_running(process):
+        return False
+    try:
+        os.kill(process.pid, number)
+    except ProcessLookupError:
+        return False
     return True
 
 

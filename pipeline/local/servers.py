@@ -16,14 +16,22 @@ from pipeline.local.state import ServerState
 STOP_TIMEOUT_S = 20.0
 
 _ATTEMPTS = 3
-_PORT_TAKEN = ("Address already in use", "address already in use", "BindException")
+#: What a server says that could not have its port.
+PORT_TAKEN = ("Address already in use", "address already in use", "BindException")
 
 
 class Server(Protocol):
     """A server we know how to run."""
 
-    name: str
-    port_count: int
+    @property
+    def port_count(self) -> int:
+        """How many ports it listens on."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        ...
 
     @property
     def output(self) -> Path:
@@ -61,14 +69,14 @@ def ensure_serving(
             timeout_s=min(10.0, timeout_s),
         ) and is_running(state.process):
             return
-        _stop(state, save)
+        stop_server(state, save)
     for attempt in range(1, _ATTEMPTS + 1):
         ports = free_ports(server.port_count, preferred=state.ports if attempt == 1 else ())
         words = _start(server, state, ports, save=save, deadline=deadline)
         if words is None:
             return
-        if attempt == _ATTEMPTS or not any(sign in words for sign in _PORT_TAKEN):
-            raise RuntimeUnavailableError(_failure(server, words, timeout_s, deadline))
+        if attempt == _ATTEMPTS or not any(sign in words for sign in PORT_TAKEN):
+            raise RuntimeUnavailableError(failure(server, words, timeout_s, deadline))
 
 
 def _start(
@@ -80,8 +88,7 @@ def _start(
     deadline: float,
 ) -> str | None:
     """Launch and wait; return None when it answers, else what it said before it was stopped."""
-    server.output.parent.mkdir(parents=True, exist_ok=True)
-    start = server.output.stat().st_size if server.output.exists() else 0
+    start = output_size(server)
     try:
         state.ports = ports
         state.process = server.launch(ports)
@@ -93,21 +100,36 @@ def _start(
         if is_serving(server, state):
             return None
     except BaseException:
-        _stop(state, save)
+        stop_server(state, save)
         raise
-    _stop(state, save)
+    stop_server(state, save)
+    return output_from(server, start)
+
+
+def output_size(server: Server) -> int:
+    """Return how long the server's output is by now; its folder is made."""
+    server.output.parent.mkdir(parents=True, exist_ok=True)
+    return server.output.stat().st_size if server.output.exists() else 0
+
+
+def output_from(server: Server, start: int) -> str:
+    """Return what the server has said since its output was ``start`` bytes long."""
     with server.output.open("rb") as file:
         file.seek(start)
         return file.read().decode(errors="replace")
 
 
-def _stop(state: ServerState, save: Callable[[], None]) -> None:
-    stop(state.process, timeout_s=STOP_TIMEOUT_S)
+def stop_server(
+    state: ServerState, save: Callable[[], None], *, timeout_s: float = STOP_TIMEOUT_S
+) -> None:
+    """End a server, after ``timeout_s`` by force, and take note of it."""
+    stop(state.process, timeout_s=timeout_s)
     state.process = None
     save()
 
 
-def _failure(server: Server, words: str, timeout_s: float, deadline: float) -> str:
+def failure(server: Server, words: str, timeout_s: float, deadline: float) -> str:
+    """Return the text of an error: why a server did not start, with its last lines."""
     in_time = time.monotonic() < deadline
     why = "ended while starting" if in_time else f"did not answer in {timeout_s:g} s"
     last = "\n".join(f"  {line}" for line in words.strip().splitlines()[-15:])

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import RuntimeUnavailableError
+from pipeline.errors import InvalidArgumentError, RuntimeUnavailableError
 from pipeline.local.processes import ProcessId
 
 RUNTIME_FILE = "runtime.json"
@@ -24,10 +24,16 @@ STATE_FILE = "state.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KafkaInfo:
-    """Where the broker answers."""
+    """Where the broker answers (of several all addresses), and its administrator if secured.
+
+    ``pid`` is the first one's process.
+    """
 
     bootstrap: str
     pid: int
+    username: str = ""
+    password: str = field(default="", repr=False)
+    ca: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +45,7 @@ class S3Info:
     secret_key: str = field(repr=False)
     region: str
     pid: int
+    ca: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +53,25 @@ class ConnectInfo:
     """Where the Kafka Connect worker answers: its REST interface."""
 
     url: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeInfo:
+    """One process of several brokers and gateways.
+
+    Parameters
+    ----------
+    name:
+        ``broker-1``, ``gateway-1`` and so on: what ``lichtstrom restart`` takes.
+    address:
+        A broker's ``host:port``, a gateway's URL.
+    pid:
+        Its process.
+    """
+
+    name: str
+    address: str
     pid: int
 
 
@@ -65,6 +91,8 @@ class RuntimeInfo:
         When the broker was started, ns since 1970.
     connect:
         The Kafka Connect worker, or None where none was asked for.
+    nodes:
+        Every broker and gateway, where there are several of one kind; else empty.
     """
 
     kafka: KafkaInfo
@@ -72,14 +100,24 @@ class RuntimeInfo:
     s3: S3Info | None
     started_ns: int
     connect: ConnectInfo | None = None
+    nodes: tuple[NodeInfo, ...] = ()
+
+    def node(self, name: str) -> NodeInfo:
+        """Return the process of that name; InvalidArgumentError if there is none."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        known = ", ".join(node.name for node in self.nodes) or "one broker and one gateway"
+        raise InvalidArgumentError("server", f"no {name} here, but {known}")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content of ``runtime.json``."""
-        return {
+        """Return the content of ``runtime.json``; ``nodes`` only where there are some."""
+        nodes = [dataclasses.asdict(node) for node in self.nodes]
+        return ({"nodes": nodes} if nodes else {}) | {
             "version": 1,
-            "kafka": dataclasses.asdict(self.kafka),
+            "kafka": _shown(self.kafka),
             "store": {"url": self.store_url},
-            "s3": dataclasses.asdict(self.s3) if self.s3 else None,
+            "s3": _shown(self.s3) if self.s3 else None,
             "started_ns": self.started_ns,
             "connect": dataclasses.asdict(self.connect) if self.connect else None,
         }
@@ -94,7 +132,14 @@ class RuntimeInfo:
             s3=S3Info(**s3) if s3 else None,
             started_ns=data["started_ns"],
             connect=ConnectInfo(**connect) if connect else None,
+            nodes=tuple(NodeInfo(**node) for node in data.get("nodes", ())),
         )
+
+
+def _shown(info: KafkaInfo | S3Info) -> dict[str, Any]:
+    """Return the facts of a server, without those that only secured ones have."""
+    secure = ("username", "password", "ca")
+    return {n: v for n, v in dataclasses.asdict(info).items() if v or n not in secure}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -112,10 +157,25 @@ class State:
     cluster_id: str = ""
     access_key: str = ""
     secret_key: str = field(default="", repr=False)
+    #: Of the broker's administrator; empty for a runtime that is not secured.
+    password: str = field(default="", repr=False)
     started_ns: int = 0
     kafka: ServerState = field(default_factory=ServerState)
     s3: ServerState = field(default_factory=ServerState)
     connect: ServerState = field(default_factory=ServerState)
+    #: The second broker and those after it, the second gateway and those after it.
+    more_kafka: list[ServerState] = field(default_factory=list)
+    more_s3: list[ServerState] = field(default_factory=list)
+
+    @property
+    def brokers(self) -> list[ServerState]:
+        """All brokers in the order of their numbers."""
+        return [self.kafka, *self.more_kafka]
+
+    @property
+    def gateways(self) -> list[ServerState]:
+        """All S3 servers in the order of their numbers."""
+        return [self.s3, *self.more_s3]
 
     def save(self, home: Path) -> None:
         """Write ``state.json``, readable by its owner alone."""
@@ -131,15 +191,19 @@ class State:
             # Homes from before there was a Connect worker know nothing of one.
             data.setdefault("connect", dataclasses.asdict(ServerState()))
             for name in ("kafka", "s3", "connect"):
-                server = data[name]
-                process = server["process"]
-                data[name] = ServerState(
-                    process=ProcessId(**process) if process else None,
-                    ports=tuple(server["ports"]),
-                )
+                data[name] = _server(data[name])
+            for name in ("more_kafka", "more_s3"):
+                data[name] = [_server(server) for server in data.get(name, ())]
             return cls(**data)
         except (KeyError, TypeError) as error:
             raise _unreadable(home / STATE_FILE, repr(error)) from error
+
+
+def _server(data: dict[str, Any]) -> ServerState:
+    process = data["process"]
+    return ServerState(
+        process=ProcessId(**process) if process else None, ports=tuple(data["ports"])
+    )
 
 
 def load_info(home: Path) -> RuntimeInfo | None:

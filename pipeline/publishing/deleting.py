@@ -1,12 +1,13 @@
-"""Deleting a stream: a lasting record first, then the blobs."""
+"""Deleting a stream: a lasting record first, then its records on the topic, then the blobs."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from pipeline.errors import InvalidArgumentError
 from pipeline.naming import manifest_prefix, new_nonce
-from pipeline.publishing import claims
+from pipeline.publishing import claims, trimming
 from pipeline.records import Deleted, StreamInfo
 from pipeline.services import Services
 
@@ -16,6 +17,8 @@ _BATCH = 1000
 def delete(services: Services, info: StreamInfo, *, force: bool) -> int:
     """Delete a stream and return the number of blobs removed.
 
+    Its records go first, but for those that lie behind what an open stream needs.
+
     An open stream is claimed first, so that its writer stops (``force``) or refuses.
     A crash in between leaves blobs without a stream, which `lichtstrom retention gc` removes.
 
@@ -23,6 +26,7 @@ def delete(services: Services, info: StreamInfo, *, force: bool) -> int:
     """
     stop_writers(services, info, force=force)
     mark(services, info)
+    trim_gone(services, [info])
     return remove_blobs(services, services.prefix(info))
 
 
@@ -76,6 +80,29 @@ def _end_of(services: Services, info: StreamInfo) -> tuple[int, ...]:
         return tuple(live.bounds()[1])
     finally:
         live.close()
+
+
+def trim_gone(services: Services, infos: Sequence[StreamInfo]) -> dict[bytes, int]:
+    """Trim the streams' records; return by id how many offsets up to the end are left."""
+    left = {info.start.stream_key: 0 for info in infos}
+    for detector, ours in trimming.by_detector(infos).items():
+        beamtime = ours[0].start.beamtime
+        bounds = trimming.bounds_of(services, beamtime, [detector])
+        known = services.catalogue(beamtime).look()
+        every = [i for i in (*known.streams(), *known.deleted()) if i.start.detector == detector]
+        gone = [i for i in every if i.start.stream_key in left]
+        if detector not in bounds or not gone:
+            continue
+        ends = {i.start.stream_key: trimming.end_of(i) for i in gone}
+        trim = trimming.plan_trim(
+            services, detector, bounds[detector], every, going=ends.values(), older_ms=None
+        )
+        trimming.carry_out(services, trim)
+        for info in gone:
+            key = info.start.stream_key
+            begin = [max(pair) for pair in zip(info.start.offsets, trim.to, strict=False)]
+            left[key] = sum(max(0, e - at) for e, at in zip(ends[key], begin, strict=False))
+    return left
 
 
 def remove_blobs(services: Services, prefix: str) -> int:

@@ -18,11 +18,10 @@ from pipeline.export import export
 from pipeline.naming import new_nonce
 from pipeline.policy import Policy
 from pipeline.protocols import BlobStore
-from pipeline.publishing import sealing
+from pipeline.publishing import sealing, trimming
 from pipeline.publishing.claims import holder
 from pipeline.publishing.deleting import remove_blobs
 from pipeline.records import Deleted, StreamInfo
-from pipeline.retention import trimming
 from pipeline.retention.plan import SETTLE_S, Expiring, Plan, make_plan
 from pipeline.services import Services
 from pipeline.wire.catalogue import stream_id

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import InvalidArgumentError, PipelineError, SinkError
+from pipeline.errors import InvalidArgumentError, SinkError
 from pipeline.publishing import deleting
 from pipeline.publishing.claims import holder
 from pipeline.records import StreamInfo
-from pipeline.retention import trimming
 from pipeline.retention.policies import require_broker
 from pipeline.services import Services
 from pipeline.wire.catalogue import stream_id
@@ -38,17 +37,21 @@ class Erased:
 
 
 def erase(
-    services: Services, info: StreamInfo, *, force: bool = False, receipt: Path | None = None
-) -> Erased:
-    """Delete a stream: mark it as gone, trim its records, remove its objects.
+    services: Services,
+    infos: Sequence[StreamInfo],
+    *,
+    force: bool = False,
+    receipt: Path | None = None,
+) -> list[Erased]:
+    """Delete streams of one beamtime: mark all as gone, trim their records, remove their objects.
 
     Parameters
     ----------
     force:
         Also what is being written: its writer is stopped.
     receipt:
-        File for the receipt, JSON.  It is begun before the first object goes: the same command
-        again finishes what was killed.
+        Of one stream only: file for the receipt, JSON.  It is begun before anything goes: the
+        same command again finishes what was killed.
 
     Records between those of streams that still need theirs cannot be deleted alone: nobody can
     reach them any more, and `retention apply` trims them when that is possible.
@@ -56,18 +59,32 @@ def erase(
     Raises
     ------
     WriterActiveError
+        One is being written; those before it are gone or about to go, like after a crash.
     InvalidArgumentError
-        The stream is held, or the file of the receipt exists.
+        A stream is held, or the file of the receipt exists.
     SinkError
         The receipt cannot be written; nothing was deleted then.
     """
     require_broker(services)
     if receipt is not None and receipt.exists():
         raise InvalidArgumentError("receipt", f"{receipt} exists: name another file")
-    deleting.stop_writers(services, info, force=force)
-    body = _body(services, info)
-    if receipt is not None:
-        _write(_begun(receipt), body)
+    if receipt is not None and len(infos) != 1:
+        raise InvalidArgumentError("receipt", f"is of one stream, these are {len(infos)}")
+    marked: list[tuple[StreamInfo, dict[str, Any]]] = []
+    try:
+        for info in infos:
+            deleting.stop_writers(services, info, force=force)
+            body = _body(services, info)
+            if receipt is not None:
+                _write(_begun(receipt), body)
+            _mark(services, info, body, receipt="" if receipt is None else body["sha256"])
+            marked.append((info, body))
+    finally:
+        done = _finish(services, marked, receipt)
+    return done
+
+
+def _mark(services: Services, info: StreamInfo, body: Mapping[str, Any], *, receipt: str) -> None:
     deleting.mark(
         services,
         info,
@@ -75,9 +92,8 @@ def erase(
         at_ns=body["erased_at_ns"],
         objects=body["objects_count"],
         nbytes=body["nbytes"],
-        receipt=body["sha256"] if receipt is not None else "",
+        receipt=receipt,
     )
-    return _finish(services, info, body, receipt)
 
 
 def resume(services: Services, beamtime: str, receipt: Path) -> Erased | None:
@@ -88,50 +104,42 @@ def resume(services: Services, beamtime: str, receipt: Path) -> Erased | None:
     begun = _begun(receipt)
     if receipt.exists() or not begun.exists():
         return None
-    body = json.loads(begun.read_text())
-    if not check_receipt(body):
+    require_broker(services)
+    try:
+        body = json.loads(begun.read_text())
+    except ValueError:
+        body = {}
+    if not isinstance(body, dict) or not check_receipt(body):
         raise InvalidArgumentError("receipt", f"{begun} is not a receipt, or was changed")
     info = services.catalogue(beamtime).look().by_key(bytes.fromhex(body["stream_id"]))
     if info is None or not info.deleted:
-        return None
-    return _finish(services, info, body, receipt)
+        return None  # it died before anything went: begin anew
+    (done,) = _finish(services, [(info, body)], receipt)
+    return done
 
 
 def _finish(
-    services: Services, info: StreamInfo, body: dict[str, Any], receipt: Path | None
-) -> Erased:
-    left = _trim(services, info)
-    deleting.remove_blobs(services, services.prefix(info))
-    if any(True for _ in services.store.list(services.prefix(info))):
-        raise PipelineError(f"objects of {stream_id(info)} appear again: run it again")
-    if receipt is not None:
-        _begun(receipt).replace(receipt)
-    return Erased(
-        stream=str(stream_id(info)),
-        objects=body["objects_count"],
-        nbytes=body["nbytes"],
-        records_left=left,
-        receipt=body,
-    )
-
-
-def _trim(services: Services, info: StreamInfo) -> int:
-    """Trim the stream's records; return how many offsets up to its end are left."""
-    start = info.start
-    bounds = trimming.bounds_of(services, start.beamtime, [start.detector])
-    known = services.catalogue(start.beamtime).look()
-    every = [*known.streams(), *known.deleted()]
-    infos = [other for other in every if other.start.detector == start.detector]
-    fresh = next((other for other in infos if other.start.stream_key == start.stream_key), info)
-    ends = trimming.end_of(fresh)
-    if start.detector not in bounds:
-        return 0
-    trim = trimming.plan_trim(
-        services, start.detector, bounds[start.detector], infos, going=[ends], older_ms=None
-    )
-    trimming.carry_out(services, trim)
-    starts = [max(pair) for pair in zip(start.offsets, trim.to, strict=False)]
-    return sum(max(0, end - at) for at, end in zip(starts, ends, strict=False))
+    services: Services,
+    marked: Sequence[tuple[StreamInfo, dict[str, Any]]],
+    receipt: Path | None,
+) -> list[Erased]:
+    """Trim the records of streams that are marked as gone, and remove their objects."""
+    left = deleting.trim_gone(services, [info for info, _ in marked])
+    done = []
+    for info, body in marked:
+        deleting.remove_blobs(services, services.prefix(info))
+        if receipt is not None:
+            _begun(receipt).replace(receipt)
+        done.append(
+            Erased(
+                stream=str(stream_id(info)),
+                objects=body["objects_count"],
+                nbytes=body["nbytes"],
+                records_left=left[info.start.stream_key],
+                receipt=body,
+            )
+        )
+    return done
 
 
 def _body(services: Services, info: StreamInfo) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.policy import Policy
+from pipeline.publishing import trimming
+from pipeline.publishing.trimming import Trim
 from pipeline.records import StreamInfo
-from pipeline.retention import trimming
-from pipeline.retention.trimming import Trim
 from pipeline.services import Services
 from pipeline.wire.catalogue import stream_id
 
@@ -31,7 +31,7 @@ class Expiring:
     """A stream that goes: why, and what it is.
 
     ``ready``: its records will have left the topic; else they, and with them its objects, wait
-    for the streams that :class:`pipeline.retention.trimming.Trim` names.
+    for the streams that :class:`pipeline.publishing.trimming.Trim` names.
     """
 
     info: StreamInfo

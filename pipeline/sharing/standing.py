@@ -93,10 +93,12 @@ def standings(services: Services, beamtime: str) -> list[Standing]:
         info = known.by_key(parsed[2]) if parsed is not None and parsed[0] == beamtime else None
         if parsed is not None and info is not None and not info.deleted:
             found[listing.group_id] = (claims.name_of(info.start), parsed[1])
-    described = admin.client.describe_consumer_groups(list(found)) if found else {}
+    described = (
+        admin.ask_all(lambda client: client.describe_consumer_groups(list(found))) if found else {}
+    )
     result = []
     for group_id, (stream, group) in found.items():
-        state, members = _described(admin.result(described[group_id]))
+        state, members = _described(described[group_id])
         result.append(Standing(stream=stream, group=group, state=state, members=members))
     return sorted(result, key=lambda s: (s.stream, s.group))
 
@@ -123,8 +125,8 @@ class Progress:
     def members(self) -> tuple[str, ...]:
         """Return who is in the group now, as ``lichtstrom@host:pid address``."""
         admin = self._services.admin
-        future = admin.client.describe_consumer_groups([self.group_id])[self.group_id]
-        return _described(admin.result(future))[1]
+        found = admin.ask_all(lambda client: client.describe_consumer_groups([self.group_id]))
+        return _described(found[self.group_id])[1]
 
     # -- what is not done -------------------------------------------------------------------------
 

@@ -227,9 +227,12 @@ class Pool:
         ``others``: also return when one of these has something to read.
         """
         pipes = {worker.pipe: worker for worker in self.workers if worker.pipe is not None}
-        for found in wait([*pipes, *others], timeout_s):
-            worker = pipes.get(found)  # type: ignore[call-overload]  # only connections were given
-            if worker is not None:
+        # A pipe tells of a death only when nobody has its other end, and a process may have
+        # started others, which inherit it.
+        ends = {worker.process.sentinel: worker for worker in pipes.values()}
+        found = wait([*pipes, *ends, *others], timeout_s)
+        for worker in pipes.values():
+            if worker.pipe in found or worker.process.sentinel in found:
                 yield from self._hear(worker)
         yield from self._too_long()
 
@@ -254,6 +257,9 @@ class Pool:
                     self._begin_anew(worker)
         except (EOFError, OSError):
             yield self._gone(worker)
+        else:
+            if worker.pipe is not None and worker.process.exitcode is not None:
+                yield self._gone(worker)
 
     def _done(self, worker: Worker, answer: Answer) -> tuple[Any, Answer]:
         given = worker.given.pop(answer.batch)

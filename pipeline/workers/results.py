@@ -96,7 +96,8 @@ class Results:
         self._run = 1
         self._skipped: list[Answer] = []
         self._since_s = 0.0
-        self.pending = 0
+        #: Numbers whose result is not confirmed, with deliveries that gave another one meanwhile.
+        self._unconfirmed: dict[int, list[Answer]] = {}
         self._out: Publisher | None = None
         self._floors: GroupFloors | None = None
 
@@ -158,6 +159,11 @@ class Results:
                 f" {self._source.name}: choose another --out"
             )
 
+    @property
+    def pending(self) -> int:
+        """Results that are not confirmed yet."""
+        return len(self._unconfirmed)
+
     # -- one frame --------------------------------------------------------------------------------
 
     def take(self, delivery: Answer, result: Result) -> str:
@@ -184,9 +190,13 @@ class Results:
                 raise
             # Delivered again and computed differently: the first result counts.
             log.warning("frame %d gave another result the second time: %s", frame.number, error)
-            delivery.ack()
+            again = self._unconfirmed.get(frame.number)
+            if again is None:
+                delivery.ack()
+            else:
+                again.append(delivery)
             return "repeated"
-        self.pending += 1
+        self._unconfirmed.setdefault(frame.number, [])
         return "results"
 
     def give_up(self, number: int) -> None:
@@ -203,8 +213,9 @@ class Results:
             return
         self._out.check()
         for delivery in self._out.take_confirmed():
-            self.pending -= 1
             delivery.ack()
+            for again in self._unconfirmed.pop(delivery.frame.number, ()):
+                again.ack()
         due = time.monotonic() - self._since_s >= _SKIP_EVERY_S
         if self._skipped and (due or len(self._skipped) >= _MANY):
             self._send_skipped()

@@ -11,6 +11,7 @@ from pipeline.errors import (
     StreamNotFoundError,
     StreamTimeoutError,
     TopicMissingError,
+    WriterSupersededError,
 )
 from pipeline.naming import StreamId, has_wildcards
 from pipeline.session import Session
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 #: How often new streams are looked for.
 _LOOK_S = 0.5
 #: Streams of a pattern that are worked on at once: each takes a connection and two threads.
-_MAX_OPEN = 8
+_MAX_OPEN = 32
 #: A stream whose broker or store is away is joined again after this long, doubled up to a limit.
 _PAUSE_S = 0.5
 _MAX_PAUSE_S = 10.0
@@ -60,7 +61,9 @@ class Streams:
         self._pause_s = _PAUSE_S
         #: Whether broker and store have answered once: at the start their absence is an error.
         self._begun = False
+        self._full = False
         self._seen: set[bytes] = set()
+        self._superseded: set[bytes] = set()
         self.open: list[Work] = []
         self.follows = has_wildcards(pattern)
         #: Streams that the group has finished, and why others were left.
@@ -98,19 +101,33 @@ class Streams:
 
     def _follow(self) -> None:
         """Open what is new, oldest first."""
-        name, key = self._pattern, b""
         try:
-            for summary in self._session.streams(self._pattern):
-                key, name = summary.info.start.stream_key, str(summary.name)
-                if key in self._seen or summary.name.detector in self._but_not:
-                    continue
-                if len(self.open) >= _MAX_OPEN:
-                    return
-                self._open(summary.name)
-                self._seen.add(key)
+            found = self._session.streams(self._pattern)
         except PipelineError as error:
-            if not self._put_off(name, error):
-                self._seen.add(key)
+            self._put_off(self._pattern, error)
+            return
+        for summary in found:
+            key = summary.info.start.stream_key
+            if key in self._seen or summary.name.detector in self._but_not:
+                continue
+            if len(self.open) >= _MAX_OPEN:
+                self._tell_full()
+                return
+            self._seen.add(key)
+            try:
+                self._open(summary.name)
+            except PipelineError as error:  # the others are not held up by it
+                if self._put_off(str(summary.name), error):
+                    self._seen.discard(key)
+
+    def _tell_full(self) -> None:
+        if not self._full:
+            self._full = True
+            log.warning(
+                "at %d streams of %s; newer ones wait until one of them ends",
+                _MAX_OPEN,
+                self._pattern,
+            )
 
     def _put_off(self, name: str, error: PipelineError) -> bool:
         """Try again later if a service is away that was there before; else it is an error."""
@@ -130,6 +147,7 @@ class Streams:
             stream.close()
             raise
         self._begun = True
+        self.errors.pop(str(name), None)
         log.info("working on %s", name)
 
     def _failed(self, name: str, error: PipelineError) -> None:
@@ -146,8 +164,15 @@ class Streams:
         """
         self.open.remove(work)
         work.abandon()
-        if self._put_off(work.label, error):
-            self._seen.discard(work.stream.start.stream_key)
+        key = work.stream.start.stream_key
+        if isinstance(error, WriterSupersededError) and key not in self._superseded:
+            # A result that came late, for a frame that others had done, and the output has ended;
+            # or a reset of the group began another one.  The next look tells, and the next error.
+            self._superseded.add(key)
+            self._seen.discard(key)
+            log.info("%s is looked at again: %s", work.label, error)
+        elif self._put_off(work.label, error):
+            self._seen.discard(key)
 
     def leave(self, work: Work) -> None:
         """Leave a stream, because it is finished or we are to stop."""

@@ -15,7 +15,7 @@ LICHTSTROM = Path(sys.executable).with_name("lichtstrom")
 #: Two-word commands: what follows is a command of its own and no argument.
 GROUPS = (
     *("adapter", "simulate", "sink", "hdf5", "connect", "beamtime", "spool", "values", "group"),
-    *("dlq", "retention"),
+    *("dlq", "retention", "access"),
 )
 #: What docs/adapters.md would add.
 EXAMPLES = {"adapter counter"}

@@ -17,7 +17,7 @@ from minio import Minio
 
 from pipeline.errors import RuntimeUnavailableError
 from pipeline.local import RuntimeInfo, down, status, up
-from pipeline.local.kafka import broker_count
+from pipeline.local.kafka import broker_ids
 from pipeline.local.processes import is_running, wait_until
 from pipeline.local.state import State
 
@@ -32,7 +32,7 @@ def test_the_servers_of_the_session_answer_where_their_notes_say(
     runtime: RuntimeInfo, runtime_home: Path
 ) -> None:
     host, port = runtime.kafka.bootstrap.split(":")
-    assert broker_count(host, int(port), timeout_s=5.0) == 1
+    assert broker_ids(host, int(port), timeout_s=5.0) == (1,)
     assert runtime.s3 is not None
     with urllib.request.urlopen(f"{runtime.s3.endpoint}/health", timeout=5.0) as answer:
         assert answer.status == 200

@@ -16,12 +16,12 @@ from pipeline.cli.root import lichtstrom
 from pipeline.errors import FrameExpiredError, InvalidArgumentError, StreamNotFoundError
 from pipeline.local.processes import wait_until
 from pipeline.publishing import sealing
+from pipeline.publishing.trimming import bounds_of
 from pipeline.records import Deleted
 from pipeline.retention import policies
 from pipeline.retention.applying import apply
 from pipeline.retention.erasing import check_receipt
 from pipeline.retention.plan import make_plan
-from pipeline.retention.trimming import bounds_of
 from pipeline.session import Session, connect
 from pipeline.sharing import buffer
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,6 +122,21 @@ def test_of_frames_in_several_threads_only_the_one_that_kills_is_given_up(
     report = work(function, source, out="fine", max_attempts=1, threads=3)
     assert (report.rejected, report.results) == (1, FRAMES - 1)
     assert session.stream(beamtime, "fine", "s").account()["rejected"] == [[3, 3]]
+
+
+def test_a_process_that_dies_is_noticed_though_one_that_it_started_lives(
+    session: Session,
+    beamtime: str,
+    source: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORKER_TEST_DIR", str(tmp_path))
+    function = worker_functions.leaves_a_process_behind_on_three
+    report = work(function, source, out="fine", max_attempts=1)
+    for left in (tmp_path / "left").read_text().split():
+        os.kill(int(left), signal.SIGKILL)  # raises if it had ended before the work was done
+    assert (report.rejected, report.results) == (1, FRAMES - 1)
 
 
 def test_a_stopped_worker_finishes_the_frame_in_hand_and_another_goes_on(

@@ -26,6 +26,19 @@ def fails_on_five(frame):
     return {"fine": True}
 
 
+def leaves_a_process_behind_on_three(frame):
+    """Start a process that inherits our files and outlives us, then die."""
+    if frame.number == 3:
+        left = os.fork()
+        if not left:
+            time.sleep(100.0)
+            os._exit(0)
+        with (Path(os.environ["WORKER_TEST_DIR"]) / "left").open("a") as file:
+            file.write(f"{left}\n")
+        os._exit(9)
+    return {"number": frame.number}
+
+
 def kills_its_process_on_three(frame):
     if frame.number == 3:
         os._exit(9)

@@ -417,9 +417,17 @@ def test_a_failed_read_is_raised() -> None:
     partition = Partition()
     Writer(partition).write(1)
     search, consumer, _ = partition.search()
-    consumer.failure = KafkaError(KafkaError._ALL_BROKERS_DOWN)
+    consumer.failure = KafkaError(KafkaError._FAIL)
     with pytest.raises(BrokerUnavailableError):
         search.find(1, 0, 1, 5.0)
+
+
+def test_a_read_goes_on_when_a_broker_was_away_for_a_moment() -> None:
+    partition = Partition()
+    Writer(partition).write(1)
+    search, consumer, _ = partition.search()
+    consumer.failure = KafkaError(KafkaError._ALL_BROKERS_DOWN)
+    assert search.find(1, 0, 1, 5.0).records
 
 
 # -- by any interleaving ------------------------------------------------------------------------
