@@ -100,7 +100,9 @@ class ChunkedShare:
         """Make the topic of dead letters, and begin to read."""
         if not self._admin.partitions(self._dead):
             self._admin.create_topic(self._dead, partitions=1)
-        self._measured = Measured(self._stream.name, self._group, self.counts, self._sizes)
+        self._measured = Measured(
+            self._stream.name, self._group, self.counts, self._sizes, self._lock
+        )
         self._thread.start()
 
     def _sizes(self) -> tuple[int, int]:

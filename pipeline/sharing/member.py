@@ -130,7 +130,9 @@ class KafkaShare:
         work = groups.first_offsets(admin, self._work, self._work_partitions)
         groups.begin(admin, self.group_id, {self._topic: at, self._work: work})
         self._check_held()
-        self._measured = Measured(self._stream.name, self._group, self.counts, self._sizes)
+        self._measured = Measured(
+            self._stream.name, self._group, self.counts, self._sizes, self._changed
+        )
         self._member = GroupMember(
             self._services.settings.kafka,
             self.group_id,
