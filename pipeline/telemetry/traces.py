@@ -2,7 +2,7 @@
 
 Ids derive from the stream's id and the frame's number, so that adapter, worker and sink name the
 same trace without telling each other: nothing is added to records, and where tracing is off a
-record costs one comparison.  docs/decisions/0012-traces-by-number.md has the reasons.
+record costs one comparison.  docs/decisions/0013-traces-by-number.md has the reasons.
 """
 
 from __future__ import annotations
