@@ -373,25 +373,6 @@ def _check_choice(name: str, settings: Any) -> None:
             raise ConfigError(f"{name}.{key} = {value!r} must be one of {', '.join(allowed)}")
 
 
-#: Variables that are, hold or name secrets: ours, and those of Amazon's programs.
-_SECRET_VARIABLES = (
-    "LICHTSTROM_CREDENTIALS",
-    "LICHTSTROM_KAFKA_PASSWORD",
-    "LICHTSTROM_KAFKA_PROPERTIES",
-    "LICHTSTROM_STORE_ACCESS_KEY",
-    "LICHTSTROM_STORE_SECRET_KEY",
-    "LICHTSTROM_CONNECT_",
-    "AWS_",
-    "ROOT_ACCESS_KEY",
-    "ROOT_SECRET_",
-)
-
-
-def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment for others' code: without our secrets, or where they lie."""
-    return {n: v for n, v in environment.items() if not n.startswith(_SECRET_VARIABLES)}
-
-
 def with_publish(settings: Settings, **changes: Any) -> Settings:
     """Return the settings with some of the publisher's changed; ConfigError names a wrong one."""
     known = {entry.name: entry for entry in fields(PublishSettings)}

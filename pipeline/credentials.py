@@ -7,6 +7,7 @@ environment (``LICHTSTROM_CREDENTIALS``) and ``lichtstrom.toml`` (``credentials`
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -147,3 +148,22 @@ def _text(path: Path, what: str) -> str:
     except UnicodeDecodeError:
         # Without its cause, which has the bytes.
         raise ConfigError(f"{path} ({what}) is not text") from None
+
+
+#: Variables that are, hold or name secrets: ours, and those of Amazon's programs.
+_SECRET_VARIABLES = (
+    "LICHTSTROM_CREDENTIALS",
+    "LICHTSTROM_KAFKA_PASSWORD",
+    "LICHTSTROM_KAFKA_PROPERTIES",
+    "LICHTSTROM_STORE_ACCESS_KEY",
+    "LICHTSTROM_STORE_SECRET_KEY",
+    "LICHTSTROM_CONNECT_",
+    "AWS_",
+    "ROOT_ACCESS_KEY",
+    "ROOT_SECRET_",
+)
+
+
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment for others' code: without our secrets, or where they lie."""
+    return {n: v for n, v in environment.items() if not n.startswith(_SECRET_VARIABLES)}

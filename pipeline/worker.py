@@ -19,7 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from pipeline.config import Settings, without_secrets
+from pipeline.config import Settings
+from pipeline.credentials import without_secrets
 from pipeline.errors import InvalidArgumentError, PipelineError, PluginError
 from pipeline.naming import StreamId, check_name, has_wildcards
 from pipeline.session import connect

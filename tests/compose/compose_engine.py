@@ -70,11 +70,11 @@ def answers(environ: Mapping[str, str]) -> bool:
 
 
 def prepare() -> None:
-    """Install the engine's program where that is Debian's package away.
+    """Install the engine's programs where they are Debian's package away.
 
     Raises NoEngineError.
     """
-    if shutil.which("dockerd"):
+    if shutil.which("docker") and (shutil.which("dockerd") or answers(os.environ)):
         return
     if os.geteuid() != 0:
         raise NoEngineError("no Docker engine answers, and only root can start one")

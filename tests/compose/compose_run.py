@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,7 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from compose_engine import NoEngineError, engine, ensure_compose, with_compose
+from compose_engine import NoEngineError, engine, ensure_compose, prepare, with_compose
 from compose_images import ROOT, NoImageError, plugin_built, pulled, settings, stand_ins
 
 from pipeline.errors import PipelineError
@@ -36,9 +37,11 @@ def main() -> int:
     environ = dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="lichtstrom-compose-") as name:
         folder = Path(name)
-        if options.config_only:
-            return validate(with_compose(environ, folder))
         try:
+            if options.config_only:
+                if shutil.which("docker") is None:
+                    prepare()
+                return validate(with_compose(environ, folder))
             with ThreadPoolExecutor(1) as pool, engine() as (environ, ours):
                 compose = pool.submit(ensure_compose)
                 chosen = images(environ, folder, ours=ours)

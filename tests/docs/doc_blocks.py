@@ -30,7 +30,8 @@ class Block:
 
 def pages() -> list[Path]:
     """All documents of the repository."""
-    return sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+    pages = [*ROOT.glob("*.md"), *(ROOT / "compose").glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    return sorted(pages)
 
 
 def blocks(path: Path, *languages: str) -> list[Block]:
