@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import shlex
 import socket
 import ssl
 import struct
@@ -20,6 +21,8 @@ from pipeline.local.net import LOOPBACK
 from pipeline.local.processes import ProcessId, spawn
 from pipeline.local.secure import Secured
 
+#: Options for the broker's Java, from the environment: ``-javaagent:...`` (docs/metrics.md).
+_OPTIONS = "LICHTSTROM_KAFKA_OPTS"
 _PROPERTIES = """\
 process.roles=broker,controller
 node.id={node}
@@ -151,7 +154,9 @@ class KafkaServer:
             argv += ["--ignore-formatted", "-t", self.cluster_id, "-c", self._properties]
             run(argv, timeout_s=60.0)
         dump = [f"-XX:ArchiveClassesAtExit={self.dump_to}"] if self.dump_to else []
-        argv = self._command(*dump, "kafka.Kafka", self._properties)
+        # An agent that serves its beans has one port: of several brokers the first one gets it.
+        given = os.environ.get(_OPTIONS, "") if self.node == 1 else ""
+        argv = self._command(*dump, *shlex.split(given), "kafka.Kafka", self._properties)
         return spawn(argv, env=environment(), output=self.output)
 
     def answers(self, ports: tuple[int, ...]) -> bool:

@@ -114,7 +114,9 @@ def test_one_measurement_is_seen_by_its_metrics_its_log_and_one_trace(
     group = ("--group", "g", "--out", "res", "--wait", "60", "--attempts", "2")
     worker = start("worker", "worker", f"{tmp_path / 'function.py'}:mean", stream, *group)
     sink = start("sink", "sink", "hdf5", stream, "--out", str(tmp_path), "--follow", "--wait", "60")
-    exporter = start("exporter", "exporter", "--every", "1", "--spool", str(spool))
+    exporter = start(
+        "exporter", "exporter", "--every", "1", "--streams", "9", "--spool", str(spool)
+    )
     names: set[str] = set()
     last: list[dict[str, float]] = []
 
@@ -141,6 +143,7 @@ def test_one_measurement_is_seen_by_its_metrics_its_log_and_one_trace(
         *(command.log for command in commands),
     )
     assert names <= METRICS.keys()
+    _check_status(beamtime, tmp_path)
     for command in (adapter, worker, sink):
         assert command.process.wait(LIMIT_S) == 0, command.log
     exporter.process.terminate()
@@ -150,6 +153,32 @@ def test_one_measurement_is_seen_by_its_metrics_its_log_and_one_trace(
 
     _check_trace([command.spans() for command in (adapter, worker, sink)])
     _check_log(worker.log, beamtime)
+
+
+def _check_status(beamtime: str, spool: Path) -> None:
+    """``status`` says in a terminal what the exporter says, and more under --json than before."""
+    arguments = ["status", "--beamtime", beamtime, "--spool", str(spool)]
+    told = [
+        subprocess.run(
+            [str(LICHTSTROM), *arguments, *form],
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=True,
+        ).stdout
+        for form in ([], ["--json"])
+    ]
+    facts = json.loads(told[1])
+    assert facts["kafka"]
+    rows = {row["stream"]: row for row in facts["streams"]}
+    source = rows[f"{beamtime}/cam/scan"]
+    assert source["head"] >= 5
+    (group,) = source["groups"]
+    assert (group["group"], group["dead_letters"]) == ("g", 1)
+    assert group.keys() >= {"frames", "seconds", "retries", "records", "members"}
+    assert facts["spools"] == [{"spool": str(spool), "segments": 0, "nbytes": 0}]
+    for text in (f"{beamtime}/res/scan", "dead letters", "frames/s", "0 segments"):
+        assert text in told[0]
 
 
 def _check_trace(spans: list[list[dict[str, Any]]]) -> None:
