@@ -89,6 +89,14 @@ class ConnectSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BeamtimeSettings:
+    """What says the current beamtime, for ``--beamtime auto``: a file, or a command's output."""
+
+    file: str = ""
+    command: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PublishSettings:
     """How frames are packed, queued and made durable."""
 
@@ -132,6 +140,7 @@ class Settings:
     publish: PublishSettings = field(default_factory=PublishSettings)
     read: ReadSettings = field(default_factory=ReadSettings)
     connect: ConnectSettings = field(default_factory=ConnectSettings)
+    beamtime: BeamtimeSettings = field(default_factory=BeamtimeSettings)
     #: Make topics and buckets when they are missing; the default only on the local runtime.
     create: bool = False
 
@@ -142,8 +151,12 @@ _SECTIONS: Mapping[str, type] = {
     "publish": PublishSettings,
     "read": ReadSettings,
     "connect": ConnectSettings,
+    "beamtime": BeamtimeSettings,
 }
 
+
+#: Options of `lichtstrom connect` and `lichtstrom beamtime` come by such names, too.
+_COMMANDS_TOO = ("connect", "beamtime")
 
 #: Smallest and largest values; of the others none is negative.
 _RANGES: Mapping[str, tuple[float, float]] = {
@@ -314,8 +327,8 @@ def _environment(
             continue
         if section == "create" and not key:
             create = converted(bool, environ[name], name)
-        elif section == "connect" and key not in ConnectSettings.__dataclass_fields__:
-            continue  # options of `lichtstrom connect` come by such names
+        elif section in _COMMANDS_TOO and key not in {f.name for f in fields(_SECTIONS[section])}:
+            continue
         elif section in _SECTIONS and key:
             _set(values, section, key, environ[name], name)
     return create

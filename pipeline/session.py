@@ -407,6 +407,15 @@ class Session:
 
     # -- administration -------------------------------------------------------------------------
 
+    def takes(self, beamtime: str) -> bool:
+        """Tell whether streams of this beamtime can begin: it exists, or is made with the first.
+
+        Blocks as long as a question to the broker; raises BrokerUnavailableError.
+        """
+        if self.settings.create or not self._services.has_broker:
+            return True
+        return beamtime in self._services.admin.beamtimes()
+
     def create_beamtime(
         self,
         beamtime: str,

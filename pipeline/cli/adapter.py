@@ -19,7 +19,12 @@ from pipeline.cli.signals import stopping
 from pipeline.ingest.report import IngestReport
 
 _COMMON: list[Callable[[Any], Any]] = [
-    click.option("--beamtime", metavar="NAME", help="Beamtime of the streams; required."),
+    click.option(
+        "--beamtime",
+        metavar="NAME",
+        help="Beamtime of the streams; required. auto: follow what [beamtime] in lichtstrom.toml"
+        " says, stream by stream.",
+    ),
     click.option("--detector", metavar="NAME", help="Detector of the streams; required."),
     click.option(
         "--stream",

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +17,10 @@ from pipeline.cli import plugins
 from pipeline.cli.output import print_json, print_pairs, size_text
 from pipeline.errors import ConfigError
 from pipeline.ingest.report import IngestReport
+
+if TYPE_CHECKING:
+    from pipeline.ingest.beamtimes import CurrentBeamtime
+    from pipeline.session import Session
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +127,7 @@ def publish(
             run(
                 session,
                 adapter,
-                beamtime=values["beamtime"],
+                beamtime=_beamtime(session, values["beamtime"]),
                 detector=values["detector"],
                 stream=values["stream"],
                 idle_end_s=values["idle_end_s"],
@@ -141,6 +145,17 @@ def publish(
             )
     finally:
         adapter.close()
+
+
+def _beamtime(session: Session, name: str) -> str | CurrentBeamtime:
+    """Return the name, or for ``auto`` who says it; raises ConfigError if nobody does now."""
+    from pipeline.ingest.beamtimes import AUTO, CurrentBeamtime
+
+    if name != AUTO:
+        return name
+    current = CurrentBeamtime(session.settings.beamtime, session.takes)
+    current()
+    return current
 
 
 def line(report: IngestReport) -> str:

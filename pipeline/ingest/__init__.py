@@ -12,6 +12,7 @@ from typing import Literal
 
 from pipeline.errors import InvalidArgumentError
 from pipeline.ingest import sharing
+from pipeline.ingest.beamtimes import AUTO
 from pipeline.ingest.loop import Ingest
 from pipeline.ingest.register import Register
 from pipeline.ingest.report import IngestReport, numbers_of
@@ -29,7 +30,7 @@ def run(
     session: Session,
     adapter: DetectorAdapter,
     *,
-    beamtime: str,
+    beamtime: str | Callable[[], str],
     detector: str,
     stream: str | None = None,
     idle_end_s: float | None = None,
@@ -49,6 +50,9 @@ def run(
 
     Parameters
     ----------
+    beamtime:
+        Its name; or what is asked for it whenever a stream begins, such as
+        :class:`~pipeline.ingest.beamtimes.CurrentBeamtime`.
     stream:
         Name of the stream; further ones are ``stream.2``, ``stream.3``, ...  Default: the series'
         own name and a run id.
@@ -114,7 +118,8 @@ def run(
     ingest.streams = Streams(
         session=session,
         writers=ingest.writers,
-        beamtime=beamtime,
+        beamtime=(lambda: beamtime) if isinstance(beamtime, str) else beamtime,
+        follows=not isinstance(beamtime, str),
         detector=detector,
         wanted=stream,
         keeps=kept == "keep",
@@ -123,7 +128,8 @@ def run(
     )
     ingest.register = Register(ingest.streams, stream)
     ingest.others = sharing.Others(session, getattr(adapter, "others_wait_s", 30.0))
-    meter = BOOK.watch(Place(beamtime=beamtime, detector=detector), ingest.report, numbers_of)
+    place = Place(beamtime=beamtime if isinstance(beamtime, str) else AUTO, detector=detector)
+    meter = BOOK.watch(place, ingest.report, numbers_of)
     try:
         return ingest.run(poll_s=poll_s, streams=streams, flush_timeout_s=flush_timeout_s)
     finally:

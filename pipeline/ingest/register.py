@@ -44,7 +44,7 @@ class Register:
 
         Its files may all be gone (published and deleted) before its end was written.
         """
-        catalogue = self._streams.catalogue()
+        catalogue = self._streams.earlier()
         self.orphans += sharing.left_behind(catalogue, self._wanted, owns, share)
         for source in found_sources(catalogue, self._wanted):
             if sharing.FACT in source.facts:
@@ -81,7 +81,7 @@ class Register:
         if event.run and (event.late or not event.share):
             known = [source for source in self.orphans if source.is_of(facts, late=event.late)]
             if not known and not event.share:
-                found = found_sources(self._streams.catalogue(), self._wanted)
+                found = found_sources(self._streams.earlier(), self._wanted)
                 known = [source for source in found if source.is_of(facts, late=event.late)]
         if event.late:  # what has ended is another series of the same number
             known = [source for source in known if not source.streams[-1].ended]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +35,10 @@ class Streams:
 
     Parameters
     ----------
+    beamtime:
+        Says which beamtime a stream that begins now belongs to.
+    follows:
+        That changes: earlier streams may be those of other beamtimes.
     wanted:
         Name of the streams; None: the series' own names.
     keeps:
@@ -44,7 +49,8 @@ class Streams:
 
     session: Session
     writers: Writers
-    beamtime: str
+    beamtime: Callable[[], str]
+    follows: bool
     detector: str
     wanted: str | None
     keeps: bool
@@ -53,15 +59,21 @@ class Streams:
     _warned: set[StreamId] = field(default_factory=set)
     _blind_until_s: float = 0.0
 
-    def catalogue(self) -> list[Any]:
-        """Return summaries of all streams of the detector, none where it has none.
+    def earlier(self) -> list[Any]:
+        """Return summaries of all streams of the detector in which its sources may be.
+
+        As :meth:`_in`; where the beamtime changes, those of every beamtime.
+        """
+        return self._in("*" if self.follows else glob.escape(quote_part(self.beamtime())))
+
+    def _in(self, beamtimes: str) -> list[Any]:
+        """Return summaries of the detector's streams, none where it has none.
 
         With a spool a broker that is away is not asked each time: a device does not wait for it.
         """
         if time.monotonic() < self._blind_until_s:
             return []
-        names = [glob.escape(quote_part(name)) for name in (self.beamtime, self.detector)]
-        pattern = "/".join([*names, "*"])
+        pattern = "/".join([beamtimes, glob.escape(quote_part(self.detector)), "*"])
         try:
             return list(self.writers.wait_for(lambda: self.session.streams(pattern)))
         except (TopicMissingError, StreamNotFoundError):
@@ -73,7 +85,8 @@ class Streams:
 
     def add(self, source: Source) -> RunStream:
         """Choose a name that nobody has and add the stream; it is opened when it is used."""
-        known = self.catalogue()
+        beamtime = self.beamtime()
+        known = self._in(glob.escape(quote_part(beamtime)))
         taken = {summary.name.stream for summary in known}
         taken.update(self.writers.names)
         taken.update(stream.name.stream for stream in source.streams)
@@ -88,7 +101,7 @@ class Streams:
             if name != wanted:
                 log.warning("stream %s exists: %s goes to %s", wanted, source.begin.series, name)
         stream = RunStream(
-            name=StreamId(self.beamtime, self.detector, name),
+            name=StreamId(beamtime, self.detector, name),
             on_disk=self.on_disk,
             run_id=run_id,
             frames=Published(),

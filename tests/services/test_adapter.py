@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.config import BeamtimeSettings
 from pipeline.detectors.pilatus.adapter import PilatusAdapter
 from pipeline.detectors.pilatus.sim import PilatusSimulator
 from pipeline.errors import WriterActiveError
 from pipeline.ingest import IngestReport, run
+from pipeline.ingest.beamtimes import CurrentBeamtime
 from pipeline.local.processes import wait_until
 from pipeline.session import Session, connect
 
@@ -49,7 +51,7 @@ def session(home_env):
         yield made
 
 
-def ingest(session: Session, directory: Path, beamtime: str, **options: Any) -> IngestReport:
+def ingest(session: Session, directory: Path, beamtime: Any, **options: Any) -> IngestReport:
     own = {"after": options.get("after", "keep"), "timezone": "UTC", "grace_s": 0.3}
     adapter = PilatusAdapter(watch=directory, **own)
     options = {"streams": 1, "idle_end_s": 0.5, "stream": "S", **options}
@@ -188,6 +190,29 @@ def test_a_name_used_again_opens_a_new_stream(session, beamtime, tmp_path):
     assert report.ended == [f"{beamtime}/p/S.2"]
     assert received(session, beamtime) == first
     assert received(session, beamtime, "S.2") == files(tmp_path)
+
+
+def test_streams_go_to_the_beamtime_of_their_beginning_and_nothing_comes_again_in_the_next(
+    session, beamtime, tmp_path
+):
+    current, raw = tmp_path / "current", tmp_path / "raw"
+    raw.mkdir()
+    current.write_text(beamtime)
+    options = {"stream": None, "beamtime": CurrentBeamtime(_following(current), session.takes)}
+    PilatusSimulator(raw, frames=3, rate_hz=0, shape=(40, 50), prefix="one").run()
+    assert ingest(session, raw, **options).frames == 3
+    current.write_text(f"{beamtime}b")
+    PilatusSimulator(raw, frames=4, rate_hz=0, shape=(40, 50), prefix="two").run()
+    # Started anew: it knows from the other beamtime what is published.
+    second = ingest(session, raw, **options, streams=2)
+    assert (second.frames, second.skipped) == (4, 3)
+    names = [summary.name for summary in session.streams(f"{beamtime}*/p/*")]
+    found = {n.beamtime: len(received(session, n.beamtime, n.stream)) for n in names}
+    assert found == {beamtime: 3, f"{beamtime}b": 4}
+
+
+def _following(file: Path) -> BeamtimeSettings:
+    return BeamtimeSettings(file=str(file))
 
 
 def test_a_second_adapter_on_the_directory_gets_a_clear_error(session, beamtime, tmp_path):
