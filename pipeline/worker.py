@@ -24,7 +24,7 @@ from pipeline.credentials import without_secrets
 from pipeline.errors import InvalidArgumentError, PipelineError, PluginError
 from pipeline.naming import StreamId, check_name, has_wildcards
 from pipeline.session import connect
-from pipeline.telemetry import logs
+from pipeline.telemetry import logs, watchdog
 from pipeline.telemetry.book import BOOK, Place
 from pipeline.workers.child import Answer, Failure, Job
 from pipeline.workers.function import Context, Function, load, version_of
@@ -340,6 +340,7 @@ class _Runner:
 
     def _turn(self, *, stopping: bool) -> None:
         """Hand out what can be handed out, then listen for a moment."""
+        watchdog.beat()
         if self._stopping.grow:
             grow, self._stopping.grow = self._stopping.grow, 0
             self._pool.scale(self._pool.wanted + grow)

@@ -51,6 +51,7 @@ def command(every_s: float, streams: int, spools: tuple[Path, ...], disk: Path |
     """
     from pipeline.facility import Facility
     from pipeline.session import connect
+    from pipeline.telemetry import watchdog
     from pipeline.telemetry.book import BOOK
 
     # each stream has a place of its own, and one for each group
@@ -61,6 +62,7 @@ def command(every_s: float, streams: int, spools: tuple[Path, ...], disk: Path |
             while not stop.event.is_set():
                 begun_s = time.monotonic()
                 facility.look()
+                watchdog.beat()
                 took_s = time.monotonic() - begun_s
                 stop.event.wait(max(every_s - took_s, took_s))
         finally:

@@ -13,6 +13,7 @@ COMMANDS = {
     "up": ("up", "Start the local Kafka broker and S3 server, and Kafka Connect."),
     "down": ("down", "Stop them; data is kept."),
     "restart": ("restart", "Restart brokers and S3 servers one by one; clients go on."),
+    "service": ("service", "Have systemd run a command for good."),
     "status": ("status", "Tell what runs, and where."),
     "doctor": ("doctor", "Say what this machine lacks, and how to get it."),
     "demo": ("demo", "Detector to HDF5 file, with everything between, in 10 s."),

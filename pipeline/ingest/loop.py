@@ -34,6 +34,7 @@ from pipeline.protocols import (
     SourceFrame,
 )
 from pipeline.records import State
+from pipeline.telemetry import watchdog
 
 log = logging.getLogger(__name__)
 #: Seconds between two rounds of housekeeping while frames come without pause.
@@ -123,7 +124,8 @@ class Ingest:
         self.tick_s = time.monotonic() + _TICK_S
 
     def look(self) -> None:
-        """Bring the report up to date, and show it."""
+        """Bring the report up to date, show it, and say that the work goes on."""
+        watchdog.beat(f"{self.report.confirmed} frames published")
         self.report.confirmed = self.report.frames - self.writers.pending
         self.report.spooled = self.writers.spooled
         if self.on_progress is not None:
