@@ -33,6 +33,9 @@ def main() -> int:
     )
     parser.add_argument("--full", action="store_true", help="Also what CI has no time for.")
     parser.add_argument("--config-only", action="store_true", help="Only validate compose.yaml.")
+    parser.add_argument(
+        "--prepare", action="store_true", help="Only install the engine and build Compose."
+    )
     options = parser.parse_args()
     environ = dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="lichtstrom-compose-") as name:
@@ -42,6 +45,10 @@ def main() -> int:
                 if shutil.which("docker") is None:
                     prepare()
                 return validate(with_compose(environ, folder))
+            if options.prepare:
+                prepare()
+                ensure_compose()
+                return 0
             with ThreadPoolExecutor(1) as pool, engine() as (environ, ours):
                 compose = pool.submit(ensure_compose)
                 chosen = images(environ, folder, ours=ours)
