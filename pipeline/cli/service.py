@@ -248,6 +248,4 @@ def _run(system: bool, *words: str) -> subprocess.CompletedProcess[str]:
     if program is None:
         raise FailedError("there is no systemctl here: services need Linux with systemd")
     argv = [program, *([] if system else ["--user"]), *words]
-    return subprocess.run(
-        argv, capture_output=True, text=True, timeout=120, check=False
-    )
+    return subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
