@@ -15,7 +15,7 @@ LICHTSTROM = Path(sys.executable).with_name("lichtstrom")
 #: Two-word commands: what follows is a command of its own and no argument.
 GROUPS = (
     *("adapter", "simulate", "sink", "hdf5", "connect", "beamtime", "spool", "values", "group"),
-    *("dlq", "retention", "access"),
+    *("dlq", "retention", "access", "service"),
 )
 #: What docs/adapters.md would add.
 EXAMPLES = {"adapter counter"}
@@ -30,7 +30,8 @@ def named() -> dict[str, set[str]]:
         code = re.findall(r"```[a-z]*\n(.*?)```", text, re.DOTALL)
         code += re.findall(r"`(lichtstrom [^`]+)`", text)
         for piece in code:
-            for words, rest in re.findall(_CALL, piece):
+            # `service install NAME -- COMMAND` calls another one
+            for words, rest in re.findall(_CALL, piece.replace(" -- ", "\nlichtstrom ")):
                 first, _, second = words.partition(" ")
                 command = f"{first} {second}" if first in GROUPS and second else first
                 options = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", rest))
