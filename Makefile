@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test lint bench connectors spark audit clean
+.PHONY: demo test lint bench connectors spark kubernetes audit clean
 
 ## demo: simulated detector -> adapter -> Kafka + S3 -> two workers -> HDF5, with a summary
 demo: $(STAMP)
@@ -43,6 +43,10 @@ connectors:
 spark: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[spark]'
 	LICHTSTROM_NEED_SPARK=1 $(BIN)/python -m pytest tests/services/test_spark.py $(ARGS)
+
+## kubernetes: build compose/kubernetes and hold it to the schemas of Kubernetes, Strimzi and KEDA
+kubernetes: $(STAMP)
+	$(BIN)/python tests/kubernetes/kube_check.py
 
 $(STAMP): setup.cfg pyproject.toml
 	@test -n "$(PYTHON)" || { echo "lichtstrom needs Python 3.11 or newer and found none:" \
